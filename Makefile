@@ -1,0 +1,35 @@
+# Every target makes the environment first if it is not there. PROFILE: laptop (default), smoke, gpu, seed.
+PROFILE ?= laptop
+PYTHON ?= python3.11
+PY := .venv/bin/python
+export KIT_PROFILE = $(PROFILE)
+
+.PHONY: tutorial test lab notebooks requirements clean
+
+tutorial: .venv/ready  ## run lessons 00 to 06 headless, end with a table, a figure and a transcript
+	@$(PY) -m helpers.tutorial
+
+test: .venv/ready  ## all tests, every notebook in the smoke profile included
+	@$(PY) -m ruff check .
+	@$(PY) -m pytest
+
+lab: .venv/ready  ## JupyterLab on the lessons, on this machine only
+	@.venv/bin/jupyter lab --ip=127.0.0.1 notebooks
+
+notebooks: .venv/ready  ## maintainers: rebuild the notebooks from notebooks/text and execute them in place
+	@$(PY) -m helpers.tutorial --in-place
+
+requirements: .venv/ready  ## maintainers: export pyproject.toml's dependencies to requirements.txt
+	@$(PY) -m piptools compile --quiet --strip-extras --no-annotate --no-header --no-emit-index-url \
+		--no-emit-find-links --extra dev --output-file requirements.txt pyproject.toml
+
+clean:  ## forget runs; the environment and downloaded models stay
+	rm -rf runs
+
+.venv/ready: requirements.txt
+	@echo "Making .venv (once; some minutes) ..."
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Install Python 3.11, or name yours:" \
+		"make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@touch $@
