@@ -1,0 +1,130 @@
+"""Run the lessons headless, one line of progress each: `python -m helpers.tutorial` (what `make tutorial` calls).
+
+Executed copies go to runs/<profile>/notebooks, so the committed notebooks stay as they are; maintainers write them
+with `--in-place`, which first takes over what changed in notebooks/text.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from helpers import assets, curves, evaluate, finetune, profiles
+
+LESSONS = sorted(path.stem for path in (assets.repo_root() / "notebooks" / "text").glob("[0-9][0-9]_*.py"))
+
+
+def execute(lesson: str, profile: str, timeout: int = 3600) -> nbformat.NotebookNode:
+    """Run one lesson from a clean kernel, in the notebooks folder, as JupyterLab would.
+
+    Returns the executed notebook, free of paths of this machine.
+
+    Raises:
+        CellExecutionError: a cell failed; the message holds the cell and the error.
+    """
+    notebook = from_text(lesson)
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3",
+                            resources={"metadata": {"path": str(assets.repo_root() / "notebooks")}})
+    client.execute(env={**os.environ, "KIT_PROFILE": profile})
+    return without_paths(notebook)
+
+
+def from_text(lesson: str) -> nbformat.NotebookNode:
+    """The notebook of a lesson's text file; cell ids follow from the cells' places, so they do not change by chance."""
+    notebook = jupytext.read(assets.repo_root() / "notebooks" / "text" / f"{lesson}.py")
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+    notebook.metadata["language_info"] = {"name": "python"}
+    return notebook
+
+
+def without_paths(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Cut this machine's paths, execution times and progress bars' chatter out of the outputs."""
+    root = re.escape(str(assets.repo_root()))
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                _clean(output, root)
+    return notebook
+
+
+def _clean(node: dict, root: str) -> None:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _clean(value, root)
+        elif isinstance(value, str) and key != "image/png":
+            value = re.sub(rf"{root}/?|{re.escape(str(Path.home()))}/", "", value)
+            node[key] = re.sub(r"<ipython-input-\S+>", "<cell>", value)
+
+
+def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> None:
+    """Run lessons one after the other with a line of progress each; executed notebooks are written when complete."""
+    folder = assets.repo_root() / ("notebooks" if in_place else f"runs/{profile}/notebooks")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, lesson in enumerate(lessons, 1):
+        print(f"[{number}/{len(lessons)}] {lesson} …", end=" ", flush=True)
+        started = time.time()
+        notebook = execute(lesson, profile)
+        partial = folder / f".{lesson}.partial"
+        nbformat.write(notebook, partial)
+        os.replace(partial, folder / f"{lesson}.ipynb")
+        print(f"done in {time.time() - started:.0f} s", flush=True)
+
+
+def report(profile: profiles.Profile) -> None:
+    """What the tutorial came to: the table, the figure's path, and one successful visit of the tuned model."""
+    run = finetune.finetune(profile)
+    scores = evaluate.score_run(run, profile)
+    print("\n" + curves.comparison(scores).to_string())
+    print(f"\nAccuracy by step: {os.path.relpath(run.path / 'accuracy_by_step.png', assets.repo_root())}")
+    cases = {row["id"]: row for row in run.cases}
+    visits = [visit for visit in scores[-1]["visits"] if visit["transcript"][0]["kind"] == "call"]
+    shown = next((visit for visit in visits if visit["judged"]["visit_success"]), visits[0] if visits else None)
+    if shown is None:
+        print("\nThe tuned model made no tool call.")
+        return
+    print(f"\nA tool call by the tuned model (case {shown['id']}, tools never trained on)")
+    print(f"User:        {cases[shown['id']]['messages'][0]['content']}")
+    for step in shown["transcript"]:
+        print(step["text"] if step["kind"] == "call" else f"Answer: {step['text']}")
+        if step["kind"] == "call":
+            print(f"Observation: {step['result']}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 1 where a lesson failed, with the cell and the cause instead of a traceback."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("lessons", nargs="*", help="lessons by number or name; all without it")
+    parser.add_argument("--in-place", action="store_true", help="write the executed lessons to notebooks/")
+    options = parser.parse_args(arguments)
+    wanted = [one for one in LESSONS if not options.lessons or any(one.startswith(name) for name in options.lessons)]
+    try:
+        profile = profiles.current()
+        started = time.time()
+        run_lessons(wanted, profile.name, options.in_place)
+        if not options.lessons:
+            report(profile)
+        print(f"\n{len(wanted)} lessons in {(time.time() - started) / 60:.1f} minutes, profile {profile.name}.")
+    except CellExecutionError as error:
+        print(f"\nA cell failed: {error.ename}: {error.evalue}\n\n{str(error)[:1500]}", file=sys.stderr)
+        return 1
+    except (assets.AssetError, finetune.TrainingError, ValueError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
