@@ -18,8 +18,10 @@ MAX_TURNS = 10  # model requests per user turn before the runtime gives up
 DEFAULT_INSTRUCTION = {"zh": "你是一个乐于助人的助手。", "en": "You are a helpful assistant."}
 
 _TOOLS = {
-    "zh": "\n# 工具\n\n## 你拥有如下工具：\n\n{tools}\n\n## 当你需要调用工具时，请在你的回复中穿插如下的工具调用命令，"
-    "可以根据需求调用零次或多次：\n\n工具调用\nAction: 工具的名称，必须是[{names}]之一\nAction Input: 工具的输入\n"
+    "zh": "\n# 工具\n\n## 你拥有如下工具：\n\n{tools}\n\n"
+    "## 当你需要调用工具时，请在你的回复中穿插如下的工具调用命令，"
+    "可以根据需求调用零次或多次：\n\n"
+    "工具调用\nAction: 工具的名称，必须是[{names}]之一\nAction Input: 工具的输入\n"
     "Observation: <result>工具返回的结果</result>\nAnswer: {answer}\n\n",
     "en": "\n# Tools\n\n## You have the following tools:\n\n{tools}\n\n## When you need to call a tool, please intersperse"
     " the following tool command in your reply. You can call zero or more times according to your needs:\n\n"
@@ -27,8 +29,10 @@ _TOOLS = {
     "Observation: <result>Tool returns result</result>\nAnswer: {answer}\n\n",
 }
 _ANSWER = {
-    ("zh", "0.7.1"): "根据Observation总结本次工具调用返回的结果，如果结果中出现url，请使用如下格式展示出来：![图片](url)",
-    ("zh", "0.7.2"): "根据Observation总结本次工具调用返回的结果。如果结果中出现url，请严格遵循Observation中url的格式进行展示。",
+    ("zh", "0.7.1"): "根据Observation总结本次工具调用返回的结果，如果结果中出现url，"
+    "请使用如下格式展示出来：![图片](url)",
+    ("zh", "0.7.2"): "根据Observation总结本次工具调用返回的结果。如果结果中出现url，"
+    "请严格遵循Observation中url的格式进行展示。",
     ("en", "0.7.1"): "Summarize the results of this tool call based on Observation. If the result contains url, "
     "please display it in the following format:![Image](URL)",
     ("en", "0.7.2"): "Summarize the results of this tool call based on Observation.",

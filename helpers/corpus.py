@@ -18,8 +18,16 @@ from pathlib import Path
 
 import networkx as nx
 
-from helpers.agentfabric import (DEFAULT_INSTRUCTION, first_request, function_of, language_of, next_request,
-                                 query_prefix, render_call, render_observation)
+from helpers.agentfabric import (
+    DEFAULT_INSTRUCTION,
+    first_request,
+    function_of,
+    language_of,
+    next_request,
+    query_prefix,
+    render_call,
+    render_observation,
+)
 
 
 @dataclass(frozen=True)

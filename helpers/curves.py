@@ -12,7 +12,8 @@ from helpers import scoring
 
 COLOURS = {"visit": "#0072B2", "bfcl": "#D55E00", "token": "#009E73", "loss": "#555555"}  # told apart by all eyes
 SHOWN = {"visit_success": "visit success", "called": "called a tool", "tool_name": "right tool",
-         "full_call": "exact call(s)", "faithful_answer": "faithful answer", "no_tool_accuracy": "no call where none is due",
+         "full_call": "exact call(s)", "faithful_answer": "faithful answer",
+         "no_tool_accuracy": "no call where none is due",
          "clean_stop": "clean stop", "repeated_call": "repeated a call"}
 _CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
               "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei", "Noto Sans CJK JP")
@@ -41,12 +42,13 @@ def training_frame(log: list[dict]) -> pd.DataFrame:
     """ms-swift's log records as a frame by `step`: loss and token_acc of training, eval_loss and eval_token_acc."""
     columns = ["loss", "token_acc", "eval_loss", "eval_token_acc"]
     rows = [{"step": int(str(record["global_step/max_steps"]).split("/")[0]),
-             **{key: record[key] for key in columns if key in record}} for record in log if "global_step/max_steps" in record]
+             **{key: record[key] for key in columns if key in record}}
+            for record in log if "global_step/max_steps" in record]
     frame = pd.DataFrame(rows, columns=["step", *columns])
     return frame.groupby("step").first()
 
 
-def live(figure: plt.Figure | None = None) -> Callable[[list[dict]], None]:
+def live() -> Callable[[list[dict]], None]:
     """A callback for `finetune(watch=…)`: a progress line and a loss and accuracy curve that redraw in the cell."""
     from IPython.display import display
 
@@ -92,7 +94,7 @@ def score_frame(scores: list[dict]) -> pd.DataFrame:
 
 
 def comparison(scores: list[dict]) -> pd.DataFrame:
-    """Base model beside the last checkpoint: percentage, 95 % Wilson interval and n for the measures readers ask for."""
+    """Base model beside the last checkpoint: share, 95 % Wilson interval and n of the measures readers ask for."""
     frame = score_frame(scores)
     first, last = frame.step.min(), frame.step.max()
     table = {}
@@ -116,7 +118,7 @@ def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> pl
     axes[0].plot(tokens, "o-", color=COLOURS["token"])
     axes[0].set_title("token accuracy\n(teacher-forced, held-out tools)")
     for axis, measure, colour, name in ((axes[1], "visit_success", "visit", "visit success\n(held-out tools)"),
-                                        (axes[2], "bfcl", "bfcl", "BFCL simple_python + multiple\n(AgentFabric's prompt)")):
+                                        (axes[2], "bfcl", "bfcl", "BFCL simple_python, multiple\n(its own checker)")):
         part = frame[frame.measure == measure].sort_values("step")
         rates = part.rate.astype(float)
         spread = [(rates - part.low).clip(lower=0), (part.high - rates).clip(lower=0)]

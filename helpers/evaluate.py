@@ -1,71 +1,105 @@
-"""Generate and score every checkpoint of a run, once: results are kept beside the checkpoint's run and reused.
+"""Generate and score every checkpoint of a run, once: results are kept beside the checkpoints and reused.
 
-`<run>/scores/step-000020.json` holds for one checkpoint every visit and every BFCL reply as the model wrote it, and
-what the scorer said: each number of a table or figure can be computed again from it.
+`<run>/scores/step-000020.visits.json` and `….bfcl.json` hold every reply as the model wrote it, and what the scorer
+said: each number of a table or figure can be computed again from them.
 """
 
 import json
+import multiprocessing
 import os
-import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 from helpers import agent, bfcl, finetune, inference, scoring
-from helpers.agentfabric import first_request, parse_arguments, read_calls
+from helpers.agentfabric import Call, first_request, parse_arguments, read_calls
 from helpers.profiles import Profile
 
 BFCL_CATEGORIES = ("simple_python", "multiple")
 
 
-def score_run(run: finetune.Run, profile: Profile, model: inference.Model | None = None) -> list[dict]:
+def score_run(run: finetune.Run, profile: Profile) -> list[dict]:
     """The scores of every checkpoint of a run, step 0 (the base model) included; what is on disk is not made again.
 
-    Returns one dict per checkpoint, by step: {"step", "visits", "bfcl", "seconds"}, see `score_checkpoint`.
+    Returns one dict per checkpoint, by step: {"step", "visits", "bfcl"}, see `score_visits` and `score_bfcl`.
     """
-    model = model or inference.Model(profile)
-    scores, made = [], 0
-    for checkpoint in run.checkpoints:
-        path = run.path / "scores" / f"step-{checkpoint.step:06d}.json"
-        if not path.exists():
-            _write(path, score_checkpoint(run.cases, profile, model, checkpoint))
-            made += 1
-        scores.append(json.loads(path.read_text("utf-8")))
-    print(f"Scored {made} checkpoints, reused {len(scores) - made}.")
-    return scores
+    units = {_path(run, checkpoint.step, kind): (kind, run.cases, profile, checkpoint)
+             for checkpoint in run.checkpoints for kind in SCORERS}
+    missing = {path: unit for path, unit in units.items() if not path.exists()}
+    _score_missing(missing, profile)
+    print(f"Scored {len(missing)} parts, reused {len(units) - len(missing)}.")
+    return kept_scores(run)
 
 
-def score_checkpoint(rows: list[dict], profile: Profile, model: inference.Model,
-                     checkpoint: finetune.Checkpoint) -> dict:
-    """Visit every held-out case and answer the BFCL cases with one checkpoint.
+def kept_scores(run: finetune.Run) -> list[dict]:
+    """The scores on disk of a run folder (or of its record under data/runs), as `score_run` returns them."""
+    steps = sorted({int(path.name[5:11]) for path in run.path.glob("scores/step-*.json")})
+    return [{"step": step, **{kind: json.loads(_path(run, step, kind).read_text("utf-8")) for kind in SCORERS}}
+            for step in steps]
+
+
+def _path(run: finetune.Run, step: int, kind: str) -> Path:
+    return run.path / "scores" / f"step-{step:06d}.{kind}.json"
+
+
+def _score_missing(missing: dict[Path, tuple], profile: Profile) -> None:
+    """Score units and keep each as it is done. On a CPU in several processes of few threads: a small model's
+    matrices are too small to keep many threads busy, and a core taken by another program stops only one of them."""
+    workers = min(profile.scorers, os.cpu_count() or 1, len(missing))
+    sizes = {"visits": profile.visits, "bfcl": profile.bfcl}
+    bar = tqdm(total=sum(sizes[unit[0]] for unit in missing.values()), desc="scoring", unit="case", disable=not missing)
+    with bar:
+        if workers < 2:
+            for path, unit in missing.items():
+                _write(path, _score(*unit))
+                bar.update(sizes[unit[0]])
+            return
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _limit_threads, (workers,)) as pool:
+            futures = {pool.submit(_score, *unit): (path, unit[0]) for path, unit in missing.items()}
+            for future in as_completed(futures):
+                path, kind = futures[future]
+                _write(path, future.result())
+                bar.update(sizes[kind])
+
+
+def _limit_threads(workers: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _score(kind: str, rows: list[dict], profile: Profile, checkpoint: finetune.Checkpoint) -> list[dict]:
+    return SCORERS[kind](rows, profile, _MODELS.setdefault(profile.name, inference.Model(profile)), checkpoint)
+
+
+def score_visits(rows: list[dict], profile: Profile, model: inference.Model,
+                 checkpoint: finetune.Checkpoint) -> list[dict]:
+    """Visit every held-out case with one checkpoint.
 
     Args:
         rows: canonical held-out rows, one user turn each.
 
-    Returns {"step", "seconds", "visits": [{"id", "judged", "transcript"}], "bfcl": [{"id", "category", "reply",
-    "valid", "error"}]}.
+    Returns [{"id", "judged", "transcript"}], see `scoring.judge` and `agent.Step`.
     """
-    started, label = time.time(), f"step {checkpoint.step}"
-
-    def ask(requests):
-        return model.ask(requests, checkpoint.path, progress=f"{label}: visits")
-
     cases = [scoring.case_of(row) for row in rows]
     # two requests more than the gold calls need: a visit that is still going then has failed either way
     visits = [(agent.visit(case.tools, case.query, max_turns=len(case.calls) + 2), scoring.case_tools(case))
               for case in cases]
-    transcripts = agent.run_batch(visits, ask)
-    judged = [{"id": case.id, "judged": scoring.judge(case, transcript), "transcript": [
+    transcripts = agent.run_batch(visits, lambda requests: model.ask(requests, checkpoint.path))
+    return [{"id": case.id, "judged": scoring.judge(case, transcript), "transcript": [
         {key: value for key, value in asdict(step).items() if key != "messages"} for step in transcript]}
         for case, transcript in zip(cases, transcripts)]
-    return {"step": checkpoint.step, "visits": judged, "bfcl": score_bfcl(profile, model, checkpoint.path, label),
-            "seconds": round(time.time() - started)}
 
 
-def score_bfcl(profile: Profile, model: inference.Model, adapter: Path | None, label: str = "") -> list[dict]:
-    """BFCL cases in AgentFabric's prompt, first reply only, judged by BFCL's own checker."""
+def score_bfcl(rows: list[dict], profile: Profile, model: inference.Model,
+               checkpoint: finetune.Checkpoint) -> list[dict]:
+    """The profile's BFCL cases in AgentFabric's prompt, first reply only, judged by BFCL's own checker. (`rows` are
+    not used: BFCL brings its own cases.)
+
+    Returns [{"id", "category", "reply", "valid", "error"}].
+    """
     cases = bfcl.load_cases(BFCL_CATEGORIES, n=profile.bfcl, max_chars=profile.max_chars)
-    replies = model.ask([first_request(case["tools"], case["query"]) for case in cases], adapter,
-                        progress=f"{label}: BFCL")
+    replies = model.ask([first_request(case["tools"], case["query"]) for case in cases], checkpoint.path)
     return [{"id": case["id"], "category": case["category"], "reply": reply, **_checked(case, reply)}
             for case, reply in zip(cases, replies)]
 
@@ -79,7 +113,17 @@ def _checked(case: dict, reply: str) -> dict:
     return {"valid": valid, "error": error}
 
 
-def _write(path: Path, scores: dict) -> None:
+def step_of(kept: dict) -> agent.Step:
+    """A step of a kept transcript as the scorer reads it."""
+    call = Call(**kept["call"]) if kept["call"] else None
+    return agent.Step(**{**kept, "call": call})
+
+
+SCORERS = {"visits": score_visits, "bfcl": score_bfcl}
+_MODELS: dict[str, inference.Model] = {}  # one per process, so that a worker loads the base model once
+
+
+def _write(path: Path, scores: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(scores, ensure_ascii=False, indent=1), "utf-8")

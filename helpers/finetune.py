@@ -93,7 +93,8 @@ def prepare_data(profile: Profile) -> dict[str, list[dict]]:
 def _drawn(rows: list[dict], profile: Profile) -> list[dict]:
     """Rows the profile can use, shuffled: its languages, and prompts that are short enough."""
     usable = [row for row in rows if dialogues.row_language(row) in profile.languages
-              and len(row["tools"]) <= profile.max_tools and len(json.dumps(row, ensure_ascii=False)) <= profile.max_chars]
+              and len(row["tools"]) <= profile.max_tools
+              and len(json.dumps(row, ensure_ascii=False)) <= profile.max_chars]
     random.Random(profile.seed).shuffle(usable)
     return usable
 
@@ -120,7 +121,7 @@ def finetune(profile: Profile, watch: Callable[[list[dict]], None] | None = None
         TrainingError: ms-swift failed; the log is named.
     """
     data, recipe = prepare_data(profile), recipe_of(profile)
-    run = Run(assets.repo_root() / root / profile.name / f"{profile.shape}-{_fingerprint(profile, recipe, data)}")
+    run = _run_of(profile, recipe, data, root)
     shown = os.path.relpath(run.path, assets.repo_root())
     if run.finished:
         print(f"Reusing the finished run {shown} ({len(run.checkpoints) - 1} checkpoints).")
@@ -143,9 +144,15 @@ def finetune(profile: Profile, watch: Callable[[list[dict]], None] | None = None
     return run
 
 
-def _fingerprint(profile: Profile, recipe: dict, data: dict) -> str:
+def find(profile: Profile, root: str | Path = "runs") -> Run:
+    """The run folder that `finetune` would use, finished or not."""
+    return _run_of(profile, recipe_of(profile), prepare_data(profile), root)
+
+
+def _run_of(profile: Profile, recipe: dict, data: dict, root: str | Path) -> Run:
     text = json.dumps([profile.model, recipe, data], sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+    fingerprint = hashlib.sha256(text.encode("utf-8")).hexdigest()[:8]
+    return Run(assets.repo_root() / root / profile.name / f"{profile.shape}-{fingerprint}")
 
 
 def _write_recipe(run: Run, settings: dict) -> None:

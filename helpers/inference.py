@@ -5,6 +5,7 @@ template that made the training tokens.
 """
 
 import logging
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -65,11 +66,17 @@ class Model:
             raise assets.AssetError(f"no adapter in {adapter}: expected a checkpoint folder with adapter_config.json")
         folder = assets.model_dir(self.profile.model)
         import torch
+        import transformers
         from peft import PeftModel
         from swift import TransformersEngine, get_model_processor, get_template
         from swift.utils import get_logger
 
         get_logger().setLevel(logging.ERROR)
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        if self.profile.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            # more threads gain nothing on a small model, and lose a lot where another program wants a core
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
         model, processor = get_model_processor(str(folder), torch_dtype=getattr(torch, hardware.dtype_of(self.profile)),
                                                model_type=self.profile.model_type, device_map=self.profile.device)
         if adapter:

@@ -59,6 +59,7 @@ class Profile:
     source: where dialogues come from, for `assets.dataset_file`. languages: those trained and scored in.
     shape: see `corpus.SHAPES`. train_rows: training rows (requests, in wire shape). max_tools and max_chars: longest
     prompt that is used. eval_rows: held-out rows for token accuracy. visits, bfcl: cases scored at every checkpoint.
+    scorers: processes that score side by side (on a CPU).
     """
 
     name: str
@@ -79,6 +80,7 @@ class Profile:
     max_chars: int = 100_000
     max_new_tokens: int = 256
     batch_size: int = 16
+    scorers: int = 1
     seed: int = 42
 
 
@@ -96,7 +98,7 @@ PROFILES = {
     "laptop": Profile(
         name="laptop", model="smollm2", model_type="llama", template="chatml", torch_dtype="fastest", device="cpu",
         languages=("en",), train_rows=160, eval_rows=12, visits=30, bfcl=40, max_tools=3, max_chars=1200,
-        max_new_tokens=64, batch_size=32, recipe={**_LAPTOP, "save_steps": 20, "eval_steps": 20}),
+        max_new_tokens=64, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 20, "eval_steps": 20}),
     "gpu": Profile(
         name="gpu", model="Qwen/Qwen3-0.6B", model_type=None, template=None, torch_dtype="bfloat16", device="cuda:0",
         languages=("en", "zh"), train_rows=20_000, eval_rows=200, visits=400, bfcl=400,

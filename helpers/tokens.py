@@ -28,8 +28,8 @@ def template_of(profile: Profile, shape: str, loss_scale: str | None = None):
 
     import helpers.swift_plugin  # noqa: F401  registers "agentfabric"
 
-    template = get_template(_processor(profile.model, profile.model_type), template_type=profile.template, max_length=8192,
-                            agent_template=SHAPES[shape].agent_template,
+    template = get_template(_processor(profile.model, profile.model_type), template_type=profile.template,
+                            max_length=8192, agent_template=SHAPES[shape].agent_template,
                             loss_scale=loss_scale or SHAPES[shape].loss_scale)
     template.set_mode("train")
     return template

@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from helpers import assets, curves, evaluate, finetune, profiles
+from helpers import assets, curves, evaluate, finetune, manifest, profiles
 
 LESSONS = sorted(path.stem for path in (assets.repo_root() / "notebooks" / "text").glob("[0-9][0-9]_*.py"))
 
@@ -80,6 +80,29 @@ def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> Non
         print(f"done in {time.time() - started:.0f} s", flush=True)
 
 
+def keep_record(run: finetune.Run, profile: str) -> None:
+    """Copy what the figures and tables of a run follow from to data/runs/<profile>, without weights and paths, and
+    redraw the README's figure from there."""
+    root = assets.repo_root()
+    record = finetune.Run(root / "data" / "runs" / profile)
+    for path in [run.path / "manifest.json", run.path / "recipe.yaml", run.path / "swift" / "logging.jsonl",
+                 *run.path.glob("scores/*.json")]:
+        kept = record.path / path.relative_to(run.path)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(path.read_text("utf-8").replace(f"{root}/", ""), "utf-8")
+    redraw(record, root / "figures")
+
+
+def redraw(record: finetune.Run, folder: Path) -> Path:
+    """Draw accuracy by step from a record under data/runs; equal records give equal bytes."""
+    curves.style()
+    facts = manifest.read(record.path)
+    title = (f"{facts['profile']['model']}, {facts['profile']['shape']} shape, seed {facts['profile']['seed']}; "
+             "synthetic data; bars: 95 % Wilson intervals")
+    figure = curves.accuracy_by_step(record.log(), evaluate.kept_scores(record), title)
+    return curves.save(figure, folder / "accuracy_by_step.png")
+
+
 def report(profile: profiles.Profile) -> None:
     """What the tutorial came to: the table, the figure's path, and one successful visit of the tuned model."""
     run = finetune.finetune(profile)
@@ -113,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         run_lessons(wanted, profile.name, options.in_place)
         if not options.lessons:
             report(profile)
+        if options.in_place:
+            keep_record(finetune.find(profile), profile.name)
         print(f"\n{len(wanted)} lessons in {(time.time() - started) / 60:.1f} minutes, profile {profile.name}.")
     except CellExecutionError as error:
         print(f"\nA cell failed: {error.ename}: {error.evalue}\n\n{str(error)[:1500]}", file=sys.stderr)

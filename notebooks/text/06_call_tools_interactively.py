@@ -1,0 +1,308 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: notebooks//ipynb,notebooks/text//py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Call tools interactively
+#
+# **You will do**: walk through one conversation by hand, put the base model beside your tuned one, run a
+# small fire-alarm desk, and open a panel in which *you* may be the tool.
+#
+# **You will learn**: what the runtime sends, what it accepts as a tool call, what it feeds back, and how to
+# tell a model that fails from a call that fails.
+#
+# **You will need**: lesson 04's run; if it is missing, step 3 trains it first. On two CPU cores this
+# notebook took 1.5 minutes and 1.8 GB with the `laptop` profile, half a minute and 0.6 GB with `smoke`. It has
+# not been timed on a GPU yet.
+
+# %%
+from IPython.display import HTML, display
+
+from helpers import agent, finetune, inference, profiles
+from helpers.agentfabric import Call, read_calls
+from helpers.playground import playground
+from helpers.tools import REGISTRY, execute, schemas
+from helpers.transcripts import compare_html, notes, step_html, transcript_html
+
+profile = profiles.current()
+print(f"profile {profile.name}: {profile.model} on {profile.device}")
+
+# %% [markdown]
+# ## 1 · Look at the tools
+#
+# A tool is a function with a JSON schema. These live in `helpers/tools.py`: they work offline, give the
+# same result every time, and none of them is in the training data. So if the tuned model calls them well,
+# it has learned *how to call*, not *what to recite*.
+#
+# **Expect** eight names, each with its parameters.
+
+# %%
+for name in REGISTRY:
+    function = schemas([name])[0]["function"]
+    print(f"{name}({', '.join(function['parameters']['properties'])}): {function['description']}")
+
+# %% [markdown]
+# The model never sees Python. It sees the schema, in English or Chinese. **Expect** a dictionary in
+# OpenAI's form, with `type`, `properties` and `required`.
+
+# %%
+schemas(["get_weather"], "en")[0]
+
+# %% [markdown]
+# And this is how a call is run: name and arguments are just text that a model wrote, so they are read and
+# checked before anything happens. **Expect** a result, a refusal in the runtime's own words, and one by the
+# schema check, which this kit adds.
+
+# %%
+for arguments in ['{"city": "Paris"}', "{}", '{"city": 75001}']:
+    print(execute(Call("get_weather", arguments)))
+
+# %% [markdown]
+# ## 2 · Play the model yourself
+#
+# `agent.visit` is the whole loop, as a generator. It hands you a step and waits: for a reply after a
+# `request`, for a result after a `call`. First you are the model.
+#
+# **Expect** the user's turn: a bracket that names the tools, then the question.
+
+# %%
+tools = schemas(["get_weather", "calculator"])
+loop = agent.visit(tools, "What is the weather in Paris?")
+step = next(loop)
+print(step.kind, "→", step.messages[-1]["content"])
+
+# %% [markdown]
+# Before it stands the system message, with the tools and the form that a call has to have. **Expect** the
+# two schemas and the words `Action:`, `Action Input:`, `Observation:` and `Answer:`.
+
+# %%
+print(step.messages[0]["content"])
+
+# %% [markdown]
+# Now write what a good model writes: two lines, and stop. **Expect** a step of kind `call`.
+
+# %%
+step = loop.send('Action: get_weather\nAction Input: {"city": "Paris"}')
+print(step.kind, "→", step.call)
+
+# %% [markdown]
+# Then you are the runtime: run the call and send the result. **Expect** a second `request`. Look where your
+# own words went: **into the user's message**. The model has to read its own call there, and to open a new
+# turn with the summary. A model that was never trained on this shape may well start over.
+
+# %%
+result = execute(step.call)
+step = loop.send(result)
+print(step.kind, "→", step.messages[-1]["content"])
+
+# %% [markdown]
+# A reply without a call ends the visit. **Expect** kind `answer`. That is all there is; the rest of this
+# lesson only replaces you by a model.
+
+# %%
+step = loop.send("It is raining lightly in Paris, at 14 °C.")
+print(step.kind, "→", step.text)
+
+# %% [markdown]
+# ## 3 · Put base and tuned beside each other
+#
+# The base model comes from the profile, the tuned one from lesson 04's run. **Expect** one line that says
+# whether that run is reused; without it, training starts now, as in lesson 04.
+
+# %%
+run = finetune.finetune(profile)
+print("adapter:", run.checkpoints[-1].path.name)
+
+# %% [markdown]
+# A model is a function from messages to a reply. The two differ in one argument. **Expect** the names of
+# two models.
+
+# %%
+model = inference.Model(profile)
+
+
+def ask_base(messages):
+    return model.ask([messages])[0]
+
+
+def ask_tuned(messages):
+    return model.ask([messages], adapter=run.checkpoints[-1].path)[0]
+
+
+models = {"base": ask_base, "tuned": ask_tuned}
+list(models)
+
+# %% [markdown]
+# `agent.run` drives a visit to its end: models answer requests, `execute` answers calls. Both get the same
+# question.
+#
+# **Expect** one column each. An untuned model mostly chats: it makes up a weather report, without a call. A
+# tuned one writes *Action* and *Action Input*. The second half is harder: after the *Observation* it should
+# give an *Answer* with the tool's numbers. A model after few steps often calls again instead, until the limit
+# of four requests set here; lesson 05's curves show how far your run has got. (With the `smoke` profile both
+# columns are noise, or nothing. That is right: its model is random.)
+
+# %%
+question = "What is the weather in Paris today?"
+transcripts = {label: agent.run(tools, question, ask, execute, max_turns=4) for label, ask in models.items()}
+HTML(compare_html(transcripts, tools))
+
+# %% [markdown]
+# ## 4 · Run the fire-alarm desk
+#
+# Four tools that follow from one another: `fire_recognition` looks at a picture, `fire_alert` sounds the
+# bell, `call_fireman` and `call_police` fetch help. The next step depends on what the last one saw.
+#
+# First the visit as it should go, with replies written by a person. **Expect** only their number here.
+
+# %%
+fire_tools = schemas(["fire_recognition", "fire_alert", "call_police", "call_fireman"])
+question = "Camera 7 sent the picture gate3_fire.jpg. Is there a fire? If there is, do what is needed."
+good = [
+    'Action: fire_recognition\nAction Input: {"image": "gate3_fire.jpg"}',
+    'Action: fire_alert\nAction Input: {"location": "Building 3"}',
+    'Action: call_fireman\nAction Input: {"location": "Building 3, floor 2"}',
+    "There is a fire in Building 3, floor 2. The alarm is sounding and the fire brigade is coming.",
+]
+len(good)
+
+# %% [markdown]
+# The picture's tool does not know where the camera hangs, so an observation is written for it here: what
+# *you* would type if you were the tool. The other tools answer for themselves. **Expect** three calls and
+# an answer.
+
+# %%
+said = {"fire_recognition": "Fire seen: flames at a window of Building 3, floor 2. Confidence 0.97."}
+
+
+def observe(call):
+    return said.get(call.name) or execute(call)
+
+
+replies_left = iter(good)
+steps = agent.run(fire_tools, question, lambda messages: next(replies_left), observe)
+HTML(transcript_html(steps, fire_tools))
+
+# %% [markdown]
+# Now the tuned model, one step at a time, with the same observations. **Expect** calls in the right form, and
+# look for the point where they leave the path above: the wrong tool first, an argument that the tool does not
+# have (a note says so), the same call again, or an answer after one call. Most visits in the training data
+# need a single call, so chains are what a small model learns last.
+
+# %%
+loop = agent.visit(fire_tools, question, max_turns=5)
+step = next(loop)
+while step.kind in ("request", "call"):
+    if step.kind == "request":
+        step = loop.send(ask_tuned(list(step.messages)))
+        display(HTML(step_html(step, fire_tools)))
+    else:
+        result = observe(step.call)
+        print("Observation →", result)
+        step = loop.send(result)
+print("ended with:", step.kind)
+
+# %% [markdown]
+# ## 5 · Open the panel
+#
+# The same, to play with. Tick tools, type a question, press **Ask**. Switch to **I play the tool** and
+# every call waits for you: the box holds what the local tool would say, and you may say something else.
+#
+# **Expect** a form with two columns below it. A model thinks inside the click, so the page waits with it;
+# the ■ of the notebook stops one that takes too long. Where no kernel runs (on a web page, say) there is no
+# panel, only the transcripts above.
+#
+# Try this: keep the question, choose *I play the tool*, and answer the first call with `No fire. It is a
+# sunset.` Does the alarm still go off?
+
+# %%
+playground(models, fire_tools + tools, query=question)
+
+# %% [markdown]
+# ## 6 · Break a reply
+#
+# The runtime finds a call with one pattern, `Action: (.+)\nAction Input: (.+)`, and reads the arguments as
+# JSON5. What does not fit is either invisible to it (the reply then counts as the final answer) or comes
+# back as an error that the model gets to read. No model is needed to see this.
+#
+# **Expect** one of six replies, printed as the model would write it. Guess before you go on: which of the six
+# does the runtime run?
+
+# %%
+replies = {
+    "as it should be": 'Action: get_weather\nAction Input: {"city": "Paris"}',
+    "single quotes": "Action: get_weather\nAction Input: {'city': 'Paris',}",
+    "no space": 'Action:get_weather\nAction Input: {"city": "Paris"}',
+    "Python's True": "Action: get_weather\nAction Input: {'city': True}",
+    "several lines": 'Action: get_weather\nAction Input: {\n  "city": "Paris"\n}',
+    "unknown tool": 'Action: weather_report\nAction Input: {"city": "Paris"}',
+}
+print(replies["several lines"])
+
+# %% [markdown]
+# **Expect** two that work: JSON5 forgives single quotes and a trailing comma. One is not seen at all. Three
+# come back as `Tool api … failed to call`. Of the JSON on several lines the pattern caught only its first
+# line, `{`.
+
+# %%
+for what, reply in replies.items():
+    calls = read_calls(reply)
+    print(f"{what:16}", execute(calls[0]) if calls else "not seen: this reply is the final answer")
+
+# %% [markdown]
+# In a transcript such replies carry a note. **Expect** the reason in words.
+
+# %%
+steps = agent.run(tools, "What is the weather?", lambda messages: replies["no space"], execute)
+print(notes(steps[0], tools))
+HTML(transcript_html(steps, tools))
+
+# %% [markdown]
+# ## Checkpoint
+#
+# The panel of step 5 stands there with two columns, and this cell prints **three times `True`**: both models
+# came to an end, the runtime's error text is there, and a reply without the space is not taken for a call.
+
+# %%
+ended = all(steps[-1].kind in ("answer", "gave_up") for steps in transcripts.values())
+error_text = execute(Call("get_weather", "{}")).endswith("Details: param `city` is required")
+print(ended, error_text, read_calls(replies["no space"]) == [])
+
+# %% [markdown]
+# *If not*:
+#
+# - **There is no panel, or only text in its place.** The browser tab is older than the kernel, or no kernel
+#   runs: restart the kernel, reload the page, run all.
+# - **The first value is `False`, or step 3 raised an error.** The model did not load, or training did not
+#   finish: read the line that step 3 printed, then repair it in lesson 04.
+#
+# If replies come, but slowly (half a minute each on a CPU), other programs compete for its cores: start Jupyter
+# with `OMP_NUM_THREADS=1` in the environment.
+#
+# ## Exercises
+#
+# 1. *Easy.* Open `playground(models, schemas(REGISTRY, "zh"), language="zh")` and ask in Chinese. The
+#    prompt turns Chinese with your question. Does a model that was tuned on English rows (the laptop
+#    profile) still call?
+# 2. *Medium.* Write a tool of your own with `@tool` from `helpers.tools`, a function with two parameters,
+#    and let the tuned model use it. Then play it yourself and answer with an error. Does the model mend its
+#    call, repeat it, or make up a result?
+# 3. *Hard.* Step 4 asks for three calls in a row. Write ten such questions, count with `agent.run_batch`
+#    how far base and tuned get, and give each count an interval (lesson 05). Then change one thing, the
+#    instruction or the order of the tools, and say whether the difference is larger than chance.
+#
+# **You learned** that a tool call is two lines of text that a pattern has to find; that the observation
+# returns inside the user's message; that arguments are checked before a tool runs and errors go back to the
+# model; and that a tuned model's behaviour is something you can watch, interrupt and contradict, one step
+# at a time.
+#
+# **Next**: [07 · Merge and serve](07_merge_and_serve.ipynb) puts the model behind an address.
