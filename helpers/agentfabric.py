@@ -23,8 +23,9 @@ _TOOLS = {
     "可以根据需求调用零次或多次：\n\n"
     "工具调用\nAction: 工具的名称，必须是[{names}]之一\nAction Input: 工具的输入\n"
     "Observation: <result>工具返回的结果</result>\nAnswer: {answer}\n\n",
-    "en": "\n# Tools\n\n## You have the following tools:\n\n{tools}\n\n## When you need to call a tool, please intersperse"
-    " the following tool command in your reply. You can call zero or more times according to your needs:\n\n"
+    "en": "\n# Tools\n\n## You have the following tools:\n\n{tools}\n\n"
+    "## When you need to call a tool, please intersperse the following tool command in your reply."
+    " You can call zero or more times according to your needs:\n\n"
     "Tool Invocation\nAction: The name of the tool, must be one of [{names}]\nAction Input: Tool input\n"
     "Observation: <result>Tool returns result</result>\nAnswer: {answer}\n\n",
 }

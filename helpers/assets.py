@@ -10,6 +10,7 @@ the cache tells its origin in SOURCE.json. Heavy libraries are imported only whe
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -92,6 +93,11 @@ def _checked(folder: Path) -> Path:
     if has("*.bin", "*.pt") and not has("*.safetensors"):
         raise AssetError(f"{folder} holds pickled weights only (.bin or .pt). Loading a pickle can run code, "
                          "so it is refused. Convert it to safetensors (save_pretrained) or name another.")
+    config = folder / "config.json"
+    if config.exists() and "auto_map" in config.read_text("utf-8") and os.environ.get("KIT_TRUST_REMOTE_CODE") != "1":
+        raise AssetError(f"{folder} brings Python code of its own (auto_map in config.json), which loading it would "
+                         "run. If you trust its authors, set the environment variable KIT_TRUST_REMOTE_CODE=1 and "
+                         "run this again; Qwen-7B-Chat needs it, newer models do not.")
     missing = [name for name, patterns in PARTS.items() if not has(*patterns)]
     if missing:
         raise AssetError(f"{folder} is not a complete model folder. It lacks: {', '.join(missing)}. Complete "

@@ -100,11 +100,12 @@ def score_bfcl(rows: list[dict], profile: Profile, model: inference.Model,
     """
     cases = bfcl.load_cases(BFCL_CATEGORIES, n=profile.bfcl, max_chars=profile.max_chars)
     replies = model.ask([first_request(case["tools"], case["query"]) for case in cases], checkpoint.path)
-    return [{"id": case["id"], "category": case["category"], "reply": reply, **_checked(case, reply)}
+    return [{"id": case["id"], "category": case["category"], "reply": reply, **checked(case, reply)}
             for case, reply in zip(cases, replies)]
 
 
-def _checked(case: dict, reply: str) -> dict:
+def checked(case: dict, reply: str) -> dict:
+    """BFCL's verdict on the first call of a reply: {"valid", "error"}."""
     try:
         calls = [(call.name, parse_arguments(call.arguments)) for call in read_calls(reply)[:1]]
     except ValueError as error:

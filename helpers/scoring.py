@@ -5,6 +5,7 @@ A case is a held-out dialogue turn with its gold calls; a visit is what a model 
 repeated, an answer that carries the facts of the observation, and a stop.
 """
 
+import ast
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -41,16 +42,19 @@ def case_of(row: dict) -> Case:
 def marked_facts(turn, most: int = 3) -> tuple[str, ...]:
     """The values of a turn's observations that its gold answer states and its question does not: what a model can
     only know by reading the observation. At most `most`, in the answer's order."""
-    values = [value for _, result in turn.calls for value in _leaves(_read(result))]
+    values = [value for _, result in turn.calls for value in _leaves(_read(result, ast.literal_eval))]
     known = {value for value in values if value in turn.answer and value not in turn.query and len(value) > 1}
     return tuple(sorted(known, key=turn.answer.index)[:most])
 
 
-def _read(text: str) -> object:
-    try:
-        return parse_arguments(text)
-    except ValueError:
-        return text
+def _read(text: str, otherwise: Callable[[str], object] = str) -> object:
+    """Arguments as the runtime reads them, else `otherwise` (results may be Python literals), else the text."""
+    for read in (parse_arguments, otherwise):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
 
 
 def _leaves(value: object) -> list[str]:

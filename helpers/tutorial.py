@@ -7,22 +7,27 @@ with `--in-place`, which first takes over what changed in notebooks/text.
 import argparse
 import os
 import re
+import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from tqdm import tqdm
 
 from helpers import assets, curves, evaluate, finetune, manifest, profiles
 
 LESSONS = sorted(path.stem for path in (assets.repo_root() / "notebooks" / "text").glob("[0-9][0-9]_*.py"))
 
 
-def execute(lesson: str, profile: str, timeout: int = 3600) -> nbformat.NotebookNode:
-    """Run one lesson from a clean kernel, in the notebooks folder, as JupyterLab would.
+def execute(lesson: str, profile: str, timeout: int = 3600, done: Callable = None) -> nbformat.NotebookNode:
+    """Run one lesson from a clean kernel, in the notebooks folder, as JupyterLab would; `done` is called per cell.
 
     Returns the executed notebook, free of paths of this machine.
 
@@ -30,9 +35,9 @@ def execute(lesson: str, profile: str, timeout: int = 3600) -> nbformat.Notebook
         CellExecutionError: a cell failed; the message holds the cell and the error.
     """
     notebook = from_text(lesson)
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3",
+    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", on_cell_complete=done,
                             resources={"metadata": {"path": str(assets.repo_root() / "notebooks")}})
-    client.execute(env={**os.environ, "KIT_PROFILE": profile})
+    client.execute(env={**os.environ, "KIT_PROFILE": profile}, stderr=subprocess.DEVNULL)  # the kernel's own chatter
     return without_paths(notebook)
 
 
@@ -71,13 +76,44 @@ def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> Non
     folder = assets.repo_root() / ("notebooks" if in_place else f"runs/{profile}/notebooks")
     folder.mkdir(parents=True, exist_ok=True)
     for number, lesson in enumerate(lessons, 1):
-        print(f"[{number}/{len(lessons)}] {lesson} …", end=" ", flush=True)
         started = time.time()
-        notebook = execute(lesson, profile)
+        with _progress(f"[{number}/{len(lessons)}] {lesson}", profile) as done:
+            notebook = execute(lesson, profile, done=done)
         partial = folder / f".{lesson}.partial"
         nbformat.write(notebook, partial)
         os.replace(partial, folder / f"{lesson}.ipynb")
-        print(f"done in {time.time() - started:.0f} s", flush=True)
+        print(f"[{number}/{len(lessons)}] {lesson} done in {time.time() - started:.0f} s", flush=True)
+
+
+@contextmanager
+def _progress(label: str, profile: str) -> Iterator[Callable]:
+    """A line that shows the cells done and, for the long ones, the newest sign of life from the profile's runs."""
+    stop = threading.Event()
+    with tqdm(desc=label, unit=" cells", leave=False, mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+        def tick() -> None:
+            while not stop.wait(5):
+                bar.set_postfix_str(_sign_of_life(profile))
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield lambda **_: bar.update()
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _sign_of_life(profile: str) -> str:
+    """The training step and time to go, or the newest score, if a run of the profile changed in the last minute."""
+    files = [*(assets.repo_root() / "runs" / profile).glob("*/swift/logging.jsonl"),
+             *(assets.repo_root() / "runs" / profile).glob("*/scores/*.json")]
+    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or time.time() - newest.stat().st_mtime > 90:
+        return ""
+    if newest.suffix == ".json":
+        return f"scored {newest.stem}"
+    log = finetune.Run(newest.parent.parent).log()
+    return f"training {log[-1].get('global_step/max_steps')}, {log[-1].get('remaining_time')} to go" if log else ""
 
 
 def keep_record(run: finetune.Run, profile: str) -> None:
@@ -133,6 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         profile = profiles.current()
         started = time.time()
+        folder = os.path.relpath(assets.model_dir(profile.model), assets.repo_root())
+        environment = os.path.relpath(sys.prefix, assets.repo_root())
+        print(f"Environment: {environment}. Model: {folder}. Profile: {profile.name}.")
         run_lessons(wanted, profile.name, options.in_place)
         if not options.lessons:
             report(profile)

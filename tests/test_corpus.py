@@ -19,7 +19,7 @@ def identities(rows):
 def test_no_tool_of_a_held_out_case_was_ever_in_a_training_prompt(name):
     data = finetune.prepare_data(profiles.get(name))
     assert identities(data["train"]).isdisjoint(identities(data["eval"]) | identities(data["cases"]))
-    assert len(data["train"]) > 10 and len(data["cases"]) == profiles.get(name).visits
+    assert len(data["train"]) > 10 and 0.9 * profiles.get(name).visits <= len(data["cases"]) <= profiles.get(name).visits
 
 
 def test_the_authored_split_loses_no_row_and_holds_out_a_share_of_each_language():

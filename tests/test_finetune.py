@@ -58,7 +58,7 @@ def test_scores_are_kept_and_every_number_follows_from_them(run, capsys):
     scores = evaluate.score_run(run, SMOKE)
     capsys.readouterr()
     assert evaluate.score_run(run, SMOKE) == scores
-    assert capsys.readouterr().out == f"Scored 0 checkpoints, reused {len(run.checkpoints)}.\n"
+    assert capsys.readouterr().out == f"Scored 0 parts, reused {2 * len(run.checkpoints)}.\n"
     cases = {row["id"]: scoring.case_of(row) for row in run.cases}
     for score in scores:
         assert [visit["id"] for visit in score["visits"]] == list(cases)
@@ -134,6 +134,15 @@ def test_every_profiles_recipe_is_accepted_by_ms_swifts_own_parser(name, tmp_pat
     assert done.returncode == 0, done.stderr[-1500:]
     assert json.loads(done.stdout.splitlines()[-1]) == {key: recipe[key] for key in (
         "learning_rate", "agent_template", "lora_rank", "max_length")}
+
+
+def test_scoring_in_several_processes_gives_the_same_scores(run, tmp_path):
+    import shutil
+
+    alone = evaluate.score_run(run, SMOKE)
+    copy = finetune.Run(tmp_path / "run")
+    shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("scores"))
+    assert evaluate.score_run(copy, replace(SMOKE, scorers=2)) == alone
 
 
 def test_an_unknown_profile_is_named(monkeypatch):

@@ -6,7 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #   kernelspec:
-#     display_name: Python 3
+#     display_name: Python 3 (ipykernel)
 #     language: python
 #     name: python3
 # ---
@@ -305,4 +305,4 @@ print(ended, error_text, read_calls(replies["no space"]) == [])
 # model; and that a tuned model's behaviour is something you can watch, interrupt and contradict, one step
 # at a time.
 #
-# **Next**: [07 · Merge and serve](07_merge_and_serve.ipynb) puts the model behind an address.
+# This was the last lesson of the first road. Merging, serving and the AgentFabric app are the next chapters.
