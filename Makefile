@@ -22,6 +22,7 @@ notebooks: .venv/ready  ## maintainers: rebuild the notebooks from notebooks/tex
 requirements: .venv/ready  ## maintainers: export pyproject.toml's dependencies to requirements.txt
 	@$(PY) -m piptools compile --quiet --strip-extras --no-annotate --no-header --no-emit-index-url \
 		--no-emit-find-links --extra dev --output-file requirements.txt pyproject.toml
+	@sed -i 's/+cpu$$//' requirements.txt  # a local build's label is not part of the pin
 
 clean:  ## forget runs; the environment and downloaded models stay
 	rm -rf runs

@@ -30,6 +30,7 @@ from helpers.downloads import (
 
 __all__ = ["AssetError", "cache_dir", "dataset_file", "from_wheel", "model_dir", "repo_root", "sha256_of"]
 
+AUTHORED = "ms_agent_authored.jsonl"
 MADE_HERE = {"smollm2": made_models.smollm2, "smoke": made_models.smoke}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What a model folder must hold: a name for the learner, and the files that satisfy it.
@@ -65,21 +66,37 @@ def dataset_file(source: str) -> Path:
     """A .jsonl file of ms_agent dialogues: {"id", "conversations": [{"from", "value"}, ...]} on each line.
 
     Args:
-        source: "authored" (synthetic, in this repository), "modelscope" (iic/ms_agent, 30,000 rows,
-            fetched once), or the path of a .jsonl file.
+        source: "authored" (synthetic, in this repository), "authored:30000" (as many of them, written
+            once into the cache), "modelscope" (iic/ms_agent, 30,000 rows, fetched once), or the path of a
+            .jsonl file.
 
     Raises:
         AssetError: no such file, or ModelScope cannot be reached.
     """
     if source == "modelscope":
         return _ms_agent()
-    authored = repo_root() / "data" / "ms_agent_authored.jsonl"
+    if more := re.fullmatch(r"authored:(\d{1,7})", source):
+        return _authored(int(more[1]))
+    authored = repo_root() / "data" / AUTHORED
     path = authored if source == "authored" else Path(source).expanduser()
     if path.suffix == ".jsonl" and path.is_file():
         return path.resolve()
     problem = "is not a .jsonl file" if path.exists() else "does not exist"
     raise AssetError(f'Data source "{source}": {path} {problem}. Choose "authored" (in this repository), '
                      '"modelscope" (iic/ms_agent, needs the network) or the path of a .jsonl file.')
+
+
+def _authored(n: int) -> Path:
+    """`n` authored dialogues: the repository's own come first, so more is a longer file of the same beginning."""
+    from helpers import catalogue
+
+    path = cache_dir() / "datasets" / f"authored-{n}-{sha256_of(repo_root() / 'data' / AUTHORED)[:8]}.jsonl"
+    if not path.exists():
+        print(f"Writing {n} authored dialogues from data/catalogue (once) ...")
+        with clear_errors(str(path)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            catalogue.write_rows(path, n, seed=0, catalogue=catalogue.CATALOGUE)
+    return path
 
 
 def _checked(folder: Path) -> Path:

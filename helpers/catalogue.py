@@ -146,6 +146,7 @@ def report(path: Path) -> str:
 
 
 def main() -> None:
+    """The command line: write rows, or count those of a file."""
     parser = argparse.ArgumentParser(
         prog="python -m helpers.catalogue", description="Write or count dialogues."
     )

@@ -102,9 +102,8 @@ def _drawn(rows: list[dict], profile: Profile) -> list[dict]:
 def recipe_of(profile: Profile) -> dict:
     """The ms-swift settings of a profile, without the paths of a run: what the learner sees and may change."""
     shape = corpus.SHAPES[profile.shape]
-    named = {"model_type": profile.model_type, "template": profile.template}
     cpu = {"use_cpu": True, "dataloader_num_workers": 0} if profile.device == "cpu" else {}
-    return {**{key: value for key, value in named.items() if value}, "torch_dtype": hardware.dtype_of(profile),
+    return {"model_type": profile.model_type, "template": profile.template, "torch_dtype": hardware.dtype_of(profile),
             "agent_template": shape.agent_template, "loss_scale": shape.loss_scale, **profile.recipe, **cpu,
             "eval_on_start": True, "seed": profile.seed, "data_seed": profile.seed, "report_to": "none"}
 

@@ -53,7 +53,7 @@ LAPTOP_CHANGES = {
 class Profile:
     """One position of the dial.
 
-    model: name or folder for `assets.model_dir`; model_type and template: ms-swift's names (None: it finds them).
+    model: name or folder for `assets.model_dir`; model_type and template: ms-swift's names for it.
     torch_dtype: "fastest" measures which of float32 and bfloat16 this CPU computes faster.
     source: where dialogues come from, for `assets.dataset_file`. languages: those trained and scored in.
     shape: see `corpus.SHAPES`. train_rows: training rows (requests, in wire shape). max_tools and max_chars: longest
@@ -63,8 +63,8 @@ class Profile:
 
     name: str
     model: str
-    model_type: str | None
-    template: str | None
+    model_type: str
+    template: str
     torch_dtype: str
     device: str
     languages: tuple
@@ -99,12 +99,12 @@ PROFILES = {
         languages=("en",), train_rows=224, eval_rows=12, visits=40, bfcl=40, max_tools=2, max_chars=1000,
         max_new_tokens=64, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 56, "eval_steps": 56}),
     "gpu": Profile(
-        name="gpu", model="Qwen/Qwen3-0.6B", model_type=None, template=None, torch_dtype="bfloat16", device="cuda:0",
-        languages=("en", "zh"), train_rows=20_000, eval_rows=200, visits=400, bfcl=400,
+        name="gpu", model="Qwen/Qwen3-0.6B", model_type="qwen3", template="qwen3", torch_dtype="bfloat16", device="cuda:0",
+        source="authored:30000", languages=("en", "zh"), train_rows=40_000, eval_rows=200, visits=400, bfcl=400,
         recipe=_recipe(learning_rate=2e-4, max_length=4096, per_device_train_batch_size=8,
                        gradient_accumulation_steps=4, num_train_epochs=1), batch_size=128),
     "seed": Profile(
-        name="seed", model="qwen/Qwen-7B-Chat", model_type=None, template=None, torch_dtype="bfloat16",
+        name="seed", model="qwen/Qwen-7B-Chat", model_type="qwen", template="qwen", torch_dtype="bfloat16",
         device="cuda:0", source="modelscope", shape="trace", languages=("en", "zh"), train_rows=30_000,
         eval_rows=200, visits=400, bfcl=400, recipe=_recipe(), batch_size=64),
 }

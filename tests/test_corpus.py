@@ -17,7 +17,7 @@ def identities(rows):
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "gpu"])
 def test_no_tool_of_a_held_out_case_was_ever_in_a_training_prompt(name):
-    data = finetune.prepare_data(profiles.get(name))
+    data = finetune.prepare_data(profiles.get(name, source="authored"))
     assert identities(data["train"]).isdisjoint(identities(data["eval"]) | identities(data["cases"]))
     assert len(data["train"]) > 10 and 0.9 * profiles.get(name).visits <= len(data["cases"]) <= profiles.get(name).visits
 

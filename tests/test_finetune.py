@@ -21,13 +21,13 @@ def run():
 
 
 def test_a_run_leaves_recipe_data_checkpoints_and_a_manifest(run):
-    assert [checkpoint.step for checkpoint in run.checkpoints] == [0, 2, 3]
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [0, 2, 4, 6]
     facts = manifest.read(run.path)
     assert facts["versions"]["ms-swift"] == "4.6.0" and facts["profile"]["seed"] == SMOKE.seed
     assert facts["data_sha256"]["train"] == assets.sha256_of(run.path / "data" / "train.jsonl")
     frame = curves.training_frame(run.log())
-    assert list(frame.index) == [0, 1, 2, 3] and frame.loss.notna().sum() == 3
-    assert list(frame.eval_token_acc.dropna().index) == [0, 2, 3], "step 0 is a point"
+    assert list(frame.index) == list(range(7)) and frame.loss.notna().sum() == 6
+    assert list(frame.eval_token_acc.dropna().index) == [0, 2, 4, 6], "step 0 is a point"
 
 
 def test_the_same_request_reuses_the_run_and_another_recipe_does_not(run, capsys):
@@ -77,15 +77,16 @@ def test_figures_are_redrawn_byte_equal(run, tmp_path):
     paths = [curves.save(curves.accuracy_by_step(run.log(), scores, "t"), tmp_path / name / "f.png") for name in "ab"]
     plt.close("all")
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert "tuned, step 3" in curves.comparison(scores)
+    assert "tuned, step 6" in curves.comparison(scores)
 
 
 def test_a_killed_training_leaves_no_process_and_resumes_from_its_checkpoint(tmp_path):
     import psutil
 
-    profile = replace(SMOKE, train_rows=120, recipe={**SMOKE.recipe, "save_steps": 2})
-    code = (f"from dataclasses import replace; from helpers import finetune, profiles; p = profiles.get('smoke'); "
-            f"finetune.finetune(replace(p, train_rows=120, recipe={{**p.recipe, 'save_steps': 2}}), root={str(tmp_path)!r})")
+    profile = replace(SMOKE, train_rows=60, recipe={**SMOKE.recipe, "save_steps": 2})
+    code = (f"import signal; signal.signal(2, signal.default_int_handler)  # a shell may have switched it off\n"
+            f"from dataclasses import replace; from helpers import finetune, profiles; p = profiles.get('smoke'); "
+            f"finetune.finetune(replace(p, train_rows=60, recipe={{**p.recipe, 'save_steps': 2}}), root={str(tmp_path)!r})")
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     run = finetune.find(profile, root=tmp_path)
     deadline = time.time() + 240
