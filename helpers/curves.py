@@ -43,7 +43,7 @@ def training_frame(log: list[dict]) -> pd.DataFrame:
     columns = ["loss", "token_acc", "eval_loss", "eval_token_acc"]
     rows = [{"step": int(str(record["global_step/max_steps"]).split("/")[0]),
              **{key: record[key] for key in columns if key in record}}
-            for record in log if "global_step/max_steps" in record]
+            for record in log]
     frame = pd.DataFrame(rows, columns=["step", *columns])
     return frame.groupby("step").first()
 

@@ -68,8 +68,9 @@ class Run:
     def log(self) -> list[dict]:
         """ms-swift's log records so far, one per logging or evaluation step."""
         path = self.path / "swift" / "logging.jsonl"
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")] \
-            if path.exists() else []
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        return [record for record in records if "global_step/max_steps" in record]
 
 
 def prepare_data(profile: Profile) -> dict[str, list[dict]]:

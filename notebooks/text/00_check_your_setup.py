@@ -82,17 +82,17 @@ except assets.AssetError as error:
 # %% [markdown]
 # ## 4 · What the lessons cost
 #
-# Measured on two busy CPU cores without bf16 instructions (Intel Xeon 2.5 GHz). A recent laptop is faster. Lesson 04 and 05 keep what they made: run again, they take seconds.
+# Measured on two busy CPU cores without bf16 instructions (Intel Xeon 2.5 GHz). A recent laptop is faster. Lessons 04 and 05 keep what they made: run again, they take seconds.
 #
 # | lesson | minutes, CPU | memory | one GPU (`gpu` profile) |
 # |---|---|---|---|
-# | 00 check your setup | 1 | 1.5 GB | not yet measured |
+# | 00 check your setup | < 1; the first time 2 | 1.6 GB | not yet measured |
 # | 01 explore ms_agent | < 1 | 0.5 GB | the same |
 # | 02 convert to AgentFabric | < 1 | 0.5 GB | the same |
 # | 03 see tokens, labels and loss | < 1 | 1 GB | the same |
-# | 04 finetune with LoRA | 5 to 8 | 5 GB | not yet measured |
-# | 05 plot accuracy by step | 4 to 6 | 3 GB | not yet measured |
-# | 06 call tools interactively | 1 | 3 GB | not yet measured |
+# | 04 finetune with LoRA | 6 to 12 | 6 GB | not yet measured |
+# | 05 plot accuracy by step | 5 to 10 | 4 GB | not yet measured |
+# | 06 call tools interactively | 1 to 2 | 2 GB | not yet measured |
 
 # %% [markdown]
 # ## Checkpoint
