@@ -99,8 +99,9 @@ PROFILES = {
         languages=("en",), train_rows=224, eval_rows=12, visits=40, bfcl=40, max_tools=2, max_chars=1000,
         max_new_tokens=64, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 56, "eval_steps": 56}),
     "gpu": Profile(
-        name="gpu", model="Qwen/Qwen3-0.6B", model_type="qwen3", template="qwen3", torch_dtype="bfloat16", device="cuda:0",
-        source="authored:30000", languages=("en", "zh"), train_rows=40_000, eval_rows=200, visits=400, bfcl=400,
+        name="gpu", model="Qwen/Qwen3-0.6B", model_type="qwen3", template="qwen3", torch_dtype="bfloat16",
+        device="cuda:0", source="authored:30000", languages=("en", "zh"), train_rows=40_000, eval_rows=200,
+        visits=400, bfcl=400,
         recipe=_recipe(learning_rate=2e-4, max_length=4096, per_device_train_batch_size=8,
                        gradient_accumulation_steps=4, num_train_epochs=1), batch_size=128),
     "seed": Profile(
