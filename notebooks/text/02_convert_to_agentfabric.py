@@ -15,7 +15,9 @@
 # # 02 · Convert to AgentFabric
 #
 # **You will do:** parse the ms_agent prompt with regular expressions, see what the seed recipe's own regex loses, and convert the data without loss.
+#
 # **You will learn:** why a model tuned on ms_agent fails in AgentFabric, and what a faithful conversion has to keep.
+#
 # **You will need:** one minute, 0.5 GB of memory. No GPU, no network.
 #
 # The seed recipe fine-tuned Qwen-7B-Chat on ms_agent, put it into AgentFabric and saw one success in ten visits: AgentFabric's prompt looks

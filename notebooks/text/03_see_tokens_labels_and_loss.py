@@ -15,7 +15,9 @@
 # # 03 · See tokens, labels and loss
 #
 # **You will do:** colour one dialogue token by token: what the model reads, what it is graded on, and how much each token counts.
+#
 # **You will learn:** how one setting, the loss scale, decides whether a model learns to summarise, and whether it learns to invent results.
+#
 # **You will need:** one minute, 1 GB of memory. No GPU, no network after lesson 00.
 
 # %%

@@ -15,7 +15,9 @@
 # # 04 · Finetune with LoRA
 #
 # **You will do:** fine-tune the small model to call tools, and watch its loss while it learns.
+#
 # **You will learn:** what a recipe is, which of the seed's hyperparameters change on two CPU cores and why, and what a run leaves behind.
+#
 # **You will need:** 6 to 12 minutes on two CPU cores and 6 GB of memory; the cell resumes if you interrupt it.
 
 # %% [markdown]

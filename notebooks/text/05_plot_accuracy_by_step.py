@@ -15,7 +15,9 @@
 # # 05 · Plot accuracy by step
 #
 # **You will do:** let every checkpoint make real visits, with tools it has never seen, and draw how it gets better.
+#
 # **You will learn:** the difference between token accuracy and a visit that succeeds, and how much a small number of cases can say.
+#
 # **You will need:** 5 to 10 minutes on two CPU cores, 4 GB of memory. It uses the run of lesson 04, and trains it first if it is missing.
 
 # %%
