@@ -77,7 +77,8 @@ def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for number, lesson in enumerate(lessons, 1):
         started = time.time()
-        with _progress(f"[{number}/{len(lessons)}] {lesson}", profile) as done:
+        cells = sum(cell.cell_type == "code" for cell in from_text(lesson).cells)
+        with _progress(f"[{number}/{len(lessons)}] {lesson}", cells, profile) as done:
             notebook = execute(lesson, profile, done=done)
         partial = folder / f".{lesson}.partial"
         nbformat.write(notebook, partial)
@@ -86,10 +87,11 @@ def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> Non
 
 
 @contextmanager
-def _progress(label: str, profile: str) -> Iterator[Callable]:
+def _progress(label: str, cells: int, profile: str) -> Iterator[Callable]:
     """A line that shows the cells done and, for the long ones, the newest sign of life from the profile's runs."""
     stop = threading.Event()
-    with tqdm(desc=label, unit=" cells", leave=False, mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+    patience = 0.5 if sys.stderr.isatty() else 30  # seconds between lines in a log file
+    with tqdm(desc=label, total=cells, unit="cell", leave=False, mininterval=patience) as bar:
         def tick() -> None:
             while not stop.wait(5):
                 bar.set_postfix_str(_sign_of_life(profile))
@@ -97,7 +99,7 @@ def _progress(label: str, profile: str) -> Iterator[Callable]:
         thread = threading.Thread(target=tick, daemon=True)
         thread.start()
         try:
-            yield lambda **_: bar.update()
+            yield lambda cell, **_: bar.update(cell.cell_type == "code")
         finally:
             stop.set()
             thread.join()

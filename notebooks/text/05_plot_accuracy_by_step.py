@@ -45,7 +45,7 @@ print("facts:   ", case.facts)
 # ## 2 · Score every checkpoint
 #
 # Step 0 is the base model. Every checkpoint answers the same held-out cases, and 40 questions of the **BFCL** benchmark (simple_python and multiple) judged by BFCL's own checker.
-# Expect a bar per checkpoint. Results are kept: the second time this cell takes no time.
+# Expect one bar over all cases of all checkpoints. Results are kept: the second time this cell takes no time.
 
 # %%
 scores = evaluate.score_run(run, profile)
