@@ -53,7 +53,10 @@ _PREFIX = {
     "en": ("You are playing as {role}", ". you can use tools: [{names}]",
            ". Please read the knowledge base at the beginning", '[Upload file "{files}"]'),
 }
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _CALL = re.compile(r"Action: (.+)\nAction Input: (.+)")  # the runtime's own pattern: one line each, one space
+
+json_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps(…, ensure_ascii=False) without its set-up time
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Call:
 
 def language_of(text: str) -> str:
     """`"zh"` where `text` holds a Chinese character, else `"en"`: the runtime's rule for the prompt's language."""
-    return "zh" if re.search(r"[\u4e00-\u9fff]", text) else "en"
+    return "zh" if _CHINESE.search(text) else "en"
 
 
 def function_of(tool: dict) -> dict:
@@ -83,7 +86,7 @@ def describe_tool(tool: dict) -> str:
     """One tool as one line of the prompt; its language follows the tool's own description, not the query."""
     function = function_of(tool)
     description = function.get("description", "")
-    parameters = json.dumps(function["parameters"], ensure_ascii=False)
+    parameters = json_text(function["parameters"])
     return _TOOL[language_of(description)].format(
         name=function["name"], description=description, parameters=parameters)
 
@@ -106,9 +109,14 @@ def system_prompt(tools: list[dict], instruction: str, language: str, *, wording
         raise ValueError(f"no AgentFabric wording for language {language!r}, version {wording!r}; "
                          f"there are: {sorted(_ANSWER)}")
     head = _KNOWLEDGE[language].format(text=knowledge) if knowledge else ""
-    body = _TOOLS[language].format(tools="\n\n".join(describe_tool(tool) for tool in tools), names=tool_names(tools),
-                                   answer=_ANSWER[language, wording])
-    return head + body + _INSTRUCTION[language].format(text=instruction)
+    lines = "\n\n".join(describe_tool(tool) for tool in tools)
+    return head + tools_block(lines, tool_names(tools), language, wording) + _INSTRUCTION[language].format(
+        text=instruction)
+
+
+def tools_block(lines: str, names: str, language: str, wording: str = WORDING) -> str:
+    """The prompt's part on tools, from their lines and the list of their names as text."""
+    return _TOOLS[language].format(tools=lines, names=names, answer=_ANSWER[language, wording])
 
 
 def query_prefix(tools: list[dict], language: str, *, role: str = "", knowledge: bool = False,
@@ -120,24 +128,34 @@ def query_prefix(tools: list[dict], language: str, *, role: str = "", knowledge:
     return prefix + (files_text.format(files=",".join(files)) if files else "")
 
 
+def user_message(tools: list[dict], query: str, *, history: list[dict] = (), role: str = "",
+                 knowledge: str | None = None, language: str | None = None) -> tuple[str, dict]:
+    """The prompt's language and the prefixed query as the user message of a turn's first request.
+
+    The language is the runtime's choice unless given: Chinese if query, history or knowledge hold a Chinese character,
+    else English.
+    """
+    language = language or language_of("".join([query, *(message["content"] for message in history), knowledge or ""]))
+    prefix = query_prefix(tools, language, role=role, knowledge=bool(knowledge))
+    return language, {"role": "user", "content": prefix + query}
+
+
 def first_request(tools: list[dict], query: str, *, instruction: str | None = None, history: list[dict] = (),
                   wording: str = WORDING, role: str = "", knowledge: str | None = None) -> list[dict]:
     """The messages of a user turn's first request: system, earlier turns as they were, the prefixed query.
 
-    `history` holds user turns without prefix and assistant turns with their whole trace, as the app keeps them. The
-    language is the runtime's choice: Chinese if query, history or knowledge hold a Chinese character, else English.
+    `history` holds user turns without prefix and assistant turns with their whole trace, as the app keeps them.
     """
-    language = language_of(f"{query}{list(history)}{knowledge}")
+    language, message = user_message(tools, query, history=history, role=role, knowledge=knowledge)
     system = system_prompt(tools, instruction or DEFAULT_INSTRUCTION[language], language, wording=wording,
                            knowledge=knowledge)
-    prefix = query_prefix(tools, language, role=role, knowledge=bool(knowledge))
-    return [{"role": "system", "content": system}, *history, {"role": "user", "content": prefix + query}]
+    return [{"role": "system", "content": system}, *history, message]
 
 
 def render_call(name: str, arguments: dict) -> str:
     """A tool call as a model should write it. It ends right after the JSON: a reply that stops there reads the same
     on servers that strip the stop word (vLLM) and on servers that keep it (`swift deploy`)."""
-    return f"Action: {name}\nAction Input: {json.dumps(arguments, ensure_ascii=False)}"
+    return f"Action: {name}\nAction Input: {json_text(arguments)}"
 
 
 def render_observation(result: str) -> str:

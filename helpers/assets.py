@@ -28,7 +28,8 @@ from helpers.downloads import (
     write_source,
 )
 
-__all__ = ["AssetError", "cache_dir", "dataset_file", "from_wheel", "model_dir", "repo_root", "sha256_of"]
+__all__ = ["AssetError", "cache_dir", "clear_errors", "dataset_file", "from_wheel", "model_dir", "repo_root",
+           "sha256_of"]
 
 AUTHORED = "ms_agent_authored.jsonl"
 MADE_HERE = {"smollm2": made_models.smollm2, "smoke": made_models.smoke}

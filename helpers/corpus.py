@@ -1,4 +1,4 @@
-"""From canonical rows to training files and held-out cases: split by tool, choose a shape, write.
+"""From canonical rows to training rows and files: choose a shape, render, write.
 
 A shape is how one canonical dialogue becomes training rows of ms-swift (`tools` + `messages`):
 
@@ -7,36 +7,40 @@ A shape is how one canonical dialogue becomes training rows of ms-swift (`tools`
 - "trace": the whole dialogue turn in one assistant message, as the seed recipes train it.
 - "react": the same trace in ms_agent's own words (Thought, Final Answer), for ms-swift's ReAct template.
 - "hermes": roles as they are, for ms-swift's Hermes template.
+
+A canonical row may bring the prompt's other parts along: `instruction` (the role prompt), `role` and `knowledge`, as
+for `agentfabric.first_request`.
 """
 
 import json
 import os
-import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
-import networkx as nx
+from pydantic_core import from_json
 
 from helpers.agentfabric import (
     DEFAULT_INSTRUCTION,
-    first_request,
-    function_of,
+    json_text,
     language_of,
     next_request,
-    query_prefix,
     render_call,
     render_observation,
+    system_prompt,
+    user_message,
 )
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One user turn of a dialogue: `query`, `calls` as ({"name", "arguments"}, result text) pairs, and `answer`."""
+class Turn(NamedTuple):
+    """One user turn of a dialogue: `query`, `calls` as ({"name", "arguments"}, result text) pairs, and `answer`. The
+    last turn of a data set without results has None for both result and answer."""
 
     query: str
     calls: tuple
-    answer: str
+    answer: str | None
 
 
 @dataclass(frozen=True)
@@ -48,76 +52,78 @@ class Shape:
     render: Callable[[dict], Iterator[dict]]
 
 
-@dataclass(frozen=True)
-class Split:
-    """Rows by tool: no tool of a `heldout` row occurs in any prompt of a `train` row; `mixed` rows hold both kinds
-    of tools and are used for neither."""
-
-    train: list
-    heldout: list
-    mixed: list
-
-
 def turns_of(row: dict) -> list[Turn]:
     """The user turns of a canonical row."""
     turns, query, calls = [], "", []
     for message in row["messages"]:
-        content = message["content"]
-        if message["role"] == "user":
+        role, content = message["role"], message["content"]
+        if role == "user":
             query, calls = content, []
-        elif message["role"] == "tool_call":
-            calls.append((json.loads(content), None))
-        elif message["role"] == "tool_response":
+        elif role == "tool_call":
+            calls.append((from_json(content), None))
+        elif role == "tool_response":
             calls[-1] = (calls[-1][0], content)
-        elif message["role"] == "assistant":
+        elif role == "assistant":
             turns.append(Turn(query, tuple(calls), content))
+    if role == "tool_call":
+        turns.append(Turn(query, tuple(calls), None))
     return turns
 
 
 def trace_text(turn: Turn) -> str:
     """A turn as AgentFabric keeps it in its history: calls, observations and answer in one text."""
-    text = "".join(render_call(**call) + render_observation(result) for call, result in turn.calls)
-    return text + turn.answer
+    text = "".join(render_call(**call) + (render_observation(result) if result is not None else "")
+                   for call, result in turn.calls)
+    return text + (turn.answer or "")
 
 
 def wire_requests(row: dict) -> Iterator[tuple[list[dict], dict | str]]:
     """Every (request, reply) pair of a row as the OpenAI path exchanges them: the request as AgentFabric's messages,
     the reply as a `{"name", "arguments"}` call or the answer text."""
-    history = []
+    for language, messages, reply in _exchanges(row):
+        system = system_prompt(row["tools"], _instruction(row, language), language, knowledge=row.get("knowledge"))
+        yield [{"role": "system", "content": system}, *messages], reply
+
+
+def _exchanges(row: dict) -> Iterator[tuple[str, list[dict], dict | str]]:
+    """What `wire_requests` gives, with the prompt's language in place of the system message."""
+    history, before = [], None
     for turn in turns_of(row):
-        request = first_request(row["tools"], turn.query, history=history)
+        if before:
+            history = [*history, {"role": "user", "content": before.query},
+                       {"role": "assistant", "content": trace_text(before)}]
+        language, message = user_message(row["tools"], turn.query, history=history, role=row.get("role", ""),
+                                         knowledge=row.get("knowledge"))
+        messages = [*history, message]
         for call, result in turn.calls:
-            yield request, call
-            request = next_request(request, render_call(**call), result)
-        yield request, turn.answer
-        history = [*history, {"role": "user", "content": turn.query},
-                   {"role": "assistant", "content": trace_text(turn)}]
+            yield language, messages, call
+            if result is not None:
+                messages = next_request(messages, render_call(**call), result)
+        if turn.answer is not None:
+            yield language, messages, turn.answer
+        before = turn
 
 
-def _row(row: dict, instruction: str | None, messages: list[dict]) -> dict:
-    """A training row; tools as JSON text, because Arrow would otherwise merge all schemas into one struct."""
-    system = [{"role": "system", "content": instruction}] if instruction else []
-    return {"id": row["id"], "tools": json.dumps(row["tools"], ensure_ascii=False), "messages": system + messages}
-
-
-def _instruction(row: dict) -> str:
-    return DEFAULT_INSTRUCTION[language_of("".join(turn.query for turn in turns_of(row)))]
+def _instruction(row: dict, language: str) -> str:
+    return row.get("instruction") or DEFAULT_INSTRUCTION[language]
 
 
 def _wire(row: dict) -> Iterator[dict]:
-    for (_, *messages), reply in wire_requests(row):
+    head = _heads(row)
+    for language, messages, reply in _exchanges(row):
         last = ({"role": "assistant", "content": reply} if isinstance(reply, str) else
-                {"role": "tool_call", "content": json.dumps(reply, ensure_ascii=False)})
-        yield _row(row, _instruction(row), [*messages, last])
+                {"role": "tool_call", "content": json_text(reply)})
+        yield _row(row, head(language), [*messages, last])
 
 
 def _trace(row: dict) -> Iterator[dict]:
-    instruction, messages = _instruction(row), []
-    for turn in turns_of(row):
-        prefix = query_prefix(row["tools"], language_of(instruction))
-        messages += [{"role": "user", "content": prefix + turn.query},
-                     {"role": "assistant", "content": trace_text(turn)}]
-    yield _row(row, instruction, messages)
+    messages, turns = [], turns_of(row)
+    language = language_of("".join(turn.query for turn in turns) + (row.get("knowledge") or ""))
+    for turn in turns:
+        _, message = user_message(row["tools"], turn.query, role=row.get("role", ""), knowledge=row.get("knowledge"),
+                                  language=language)
+        messages += [message, {"role": "assistant", "content": trace_text(turn)}]
+    yield _row(row, _heads(row)(language), messages)
 
 
 def _react(row: dict) -> Iterator[dict]:
@@ -126,11 +132,32 @@ def _react(row: dict) -> Iterator[dict]:
         calls = "".join(f"{render_call(**call)}\nObservation: {result}\n" for call, result in turn.calls)
         messages += [{"role": "user", "content": turn.query}, {"role": "assistant", "content": (
             f"{calls}Thought: I now know the final answer\nFinal Answer: {turn.answer}")}]
-    yield _row(row, None, messages)
+    yield _row(row, (_tools_text(row), row.get("instruction")), messages)
 
 
 def _hermes(row: dict) -> Iterator[dict]:
-    yield _row(row, None, row["messages"])
+    yield _row(row, (_tools_text(row), row.get("instruction")), row["messages"])
+
+
+def _heads(row: dict) -> Callable[[str], tuple[str, str]]:
+    """Language → (tools, system message) of an AgentFabric training row: the agent template writes both into one
+    prompt. It has no room for a knowledge block, so a row with one brings its whole prompt and no tools."""
+    if row.get("knowledge"):
+        return lambda language: ("", system_prompt(row["tools"], _instruction(row, language), language,
+                                                   knowledge=row["knowledge"]))
+    tools = _tools_text(row)
+    return lambda language: (tools, _instruction(row, language))
+
+
+def _tools_text(row: dict) -> str:
+    return json_text(row["tools"])
+
+
+def _row(row: dict, head: tuple[str, str | None], messages: list[dict]) -> dict:
+    """A training row; tools as JSON text, because Arrow would otherwise merge all schemas into one struct."""
+    tools, instruction = head
+    system = [{"role": "system", "content": instruction}] if instruction else []
+    return {"id": row["id"], "tools": tools, "messages": system + messages}
 
 
 SHAPES = {
@@ -147,50 +174,21 @@ def render_rows(rows: Iterable[dict], shape: str) -> Iterator[dict]:
         yield from SHAPES[shape].render(row)
 
 
-def tool_identity(tool: dict) -> tuple:
-    """What makes two tools the same: the name and the sorted parameter names."""
-    function = function_of(tool)
-    return function["name"], *sorted(function["parameters"]["properties"])
-
-
-def _identities(row: dict) -> set:
-    return set(map(tool_identity, row["tools"]))
-
-
-def split_by_tool(rows: list[dict], share: float = 0.25, seed: int = 0) -> Split:
-    """Hold out `share` of the tools of each language, and with them every row that offers one.
-
-    Tools that ever stand in one prompt form a group and stay together, so authored rows (one domain per prompt) lose
-    nothing. Where everything hangs together in one group, tools are drawn singly and the mixed rows set aside.
-    """
-    graph, language = nx.Graph(), {}
-    for row in rows:
-        names = sorted(_identities(row))
-        nx.add_path(graph, names)
-        graph.add_nodes_from(names)
-        language.update((tool_identity(tool), language_of(function_of(tool)["description"])) for tool in row["tools"])
-    heldout = set()
-    for wanted in sorted(set(language.values())):
-        groups = [sorted(group) for group in nx.connected_components(graph) if language[min(group)] == wanted]
-        heldout |= _draw_groups(sorted(groups), share, random.Random(seed))
-    parts = {"train": [], "heldout": [], "mixed": []}
-    for row in rows:
-        inside = len(_identities(row) & heldout)
-        parts["mixed" if 0 < inside < len(_identities(row)) else "heldout" if inside else "train"].append(row)
-    return Split(**parts)
-
-
-def _draw_groups(groups: list[list], share: float, rng: random.Random) -> set:
-    """Whole groups at random until `share` of the tools is reached, never more than half as much again."""
-    wanted = share * sum(map(len, groups))
-    if max(map(len, groups)) > len(groups) * 5 and len(groups) < 4:
-        groups = [[tool] for group in groups for tool in group]
-    rng.shuffle(groups)
-    drawn = set()
-    for group in groups:
-        if len(drawn) < wanted and len(drawn) + len(group) <= 1.5 * wanted:
-            drawn |= set(group)
-    return drawn
+@contextmanager
+def complete_files(paths: dict[str, Path]) -> Iterator[dict[str, BinaryIO]]:
+    """Files to write, by the keys of `paths`: they appear under their names, together, when the block ends well; else
+    nothing of them is left."""
+    partials = {key: path.with_name(f".{path.name}.{os.getpid()}.partial") for key, path in paths.items()}
+    try:
+        with ExitStack() as stack:
+            for path in paths.values():
+                path.parent.mkdir(parents=True, exist_ok=True)
+            yield {key: stack.enter_context(open(partial, "wb")) for key, partial in partials.items()}
+        for key, partial in partials.items():
+            os.replace(partial, paths[key])
+    finally:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
@@ -199,17 +197,11 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
     Raises:
         OSError: disk full or folder not writable; a partial temporary file is removed.
     """
-    path, count = Path(path), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as out:
-            for row in rows:
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    count = 0
+    with complete_files({"rows": Path(path)}) as files:
+        for row in rows:
+            files["rows"].write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
+            count += 1
     return count
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-from helpers import assets, corpus, dialogues, hardware, manifest
+from helpers import assets, canonical, corpus, hardware, manifest, sources, splits
 from helpers.profiles import Profile
 
 PLUGIN = Path(__file__).with_name("swift_plugin.py")
@@ -79,12 +79,12 @@ def prepare_data(profile: Profile) -> dict[str, list[dict]]:
     Returns {"train", "eval"}: training rows in the profile's shape; {"cases"}: canonical held-out rows, one user
     turn each. No tool of "eval" or "cases" occurs in a prompt of "train".
     """
-    rows, _ = dialogues.split_rejected(dialogues.read_dialogues(assets.dataset_file(profile.source)))
-    split = corpus.split_by_tool(rows)
+    rows, _ = sources.split_rejected(sources.read_rows(assets.dataset_file(profile.source)))
+    split = splits.by_tool(rows)
     train, heldout = (_drawn(part, profile) for part in (split.train, split.heldout))
     single = [row for row in heldout if len(corpus.turns_of(row)) == 1]
-    calling = [row for row in single if dialogues.calls_of(row["messages"])]
-    silent = [row for row in single if not dialogues.calls_of(row["messages"])]
+    calling = [row for row in single if canonical.calls_of(row["messages"])]
+    silent = [row for row in single if not canonical.calls_of(row["messages"])]
     few = profile.visits // 5  # one case in five needs no tool
     return {"train": list(islice(corpus.render_rows(train, profile.shape), profile.train_rows)),
             "eval": list(islice(corpus.render_rows(single[::-1], profile.shape), profile.eval_rows)),
@@ -93,7 +93,7 @@ def prepare_data(profile: Profile) -> dict[str, list[dict]]:
 
 def _drawn(rows: list[dict], profile: Profile) -> list[dict]:
     """Rows the profile can use, shuffled: its languages, and prompts that are short enough."""
-    usable = [row for row in rows if dialogues.row_language(row) in profile.languages
+    usable = [row for row in rows if canonical.row_language(row) in profile.languages
               and len(row["tools"]) <= profile.max_tools
               and len(json.dumps(row, ensure_ascii=False)) <= profile.max_chars]
     random.Random(profile.seed).shuffle(usable)

@@ -9,7 +9,8 @@ import json
 import re
 from dataclasses import dataclass
 
-from helpers.agentfabric import function_of
+from helpers.agentfabric import function_of, tools_block
+from helpers.canonical import Unreadable
 from helpers.dialogues import parse_tools
 
 _NUMBER = re.compile(r"\n\d\.")  # one digit: tools from 10 on are never seen
@@ -49,13 +50,29 @@ def seed_tools(system: str) -> list[SeedTool]:
 
 
 def seed_prompt(system: str) -> str:
-    """The tool lines and the name list as the seed's script writes them (Chinese wording of 0.3 to 0.7.1)."""
+    """The system text as the seed's script writes it: Chinese, in the wording of 0.3 to 0.7.1, whatever the dialogue's
+    language. Raises AttributeError as `seed_tools` does."""
+    tools = seed_tools(system)
     lines = [f"{tool.name}: {tool.name} API。{tool.description} 输入参数: " + '{"type": "object", "properties": {"\\'
              + f'{tool.parameter}": {{"type": "string", "description": "{tool.parameter_description}"}}}}, "required": '
              + json.dumps([tool.parameter] if tool.required else []) + "} Format the arguments as a JSON object."
-             for tool in seed_tools(system)]
-    names = json.dumps([tool.name for tool in seed_tools(system)])
-    return "\n\n".join(lines) + f"\n\nAction: 工具的名称，必须是{names}之一"
+             for tool in tools]
+    quoted = json.dumps([tool.name for tool in tools]).removeprefix("[").removesuffix("]")
+    return tools_block("\n\n".join(lines), quoted, "zh", "0.7.1")
+
+
+def seed_row(row: dict) -> dict:
+    """An ms_agent row as the seed's script leaves it: the system turn rewritten, every other turn as it was.
+
+    Raises:
+        Unreadable: where the seed's script dies (it takes the whole run with it; here one row is set aside).
+    """
+    first, *others = row["conversations"]
+    try:
+        system = seed_prompt(first["value"])
+    except AttributeError:
+        raise Unreadable("the seed's script dies: its regex finds no description or parameters") from None
+    return {"id": str(row.get("id") or ""), "conversations": [{"from": "system", "value": system}, *others]}
 
 
 def losses(system: str) -> dict[str, int]:
@@ -76,7 +93,7 @@ def losses(system: str) -> dict[str, int]:
         "types turned to string": sum(schema["type"] != "string" for one, _ in found
                                       for schema in _properties(one).values() if "type" in schema),
         "descriptions cut": sum(one["description"] != tool.description for one, tool in found),
-        "invalid JSON schemas": len(kept),  # every key carries a stray backslash
+        "keys spoilt by a backslash": len(kept),  # no JSON, or worse: \\number and \\title are read as escapes
     }
 
 

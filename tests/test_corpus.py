@@ -1,5 +1,6 @@
 """Split by tool, the four shapes, and files that appear only when complete."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,11 +8,16 @@ from conftest import call_message, tool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import agentfabric, assets, corpus, dialogues, finetune, profiles
+from helpers import agentfabric, assets, canonical, corpus, finetune, profiles, sources, splits
+
+
+def numbered(n):
+    """A tool whose name and description are like no other number's."""
+    return tool(f"t{n}", hashlib.sha256(b"%d" % n).hexdigest().translate(str.maketrans("0123456789", "ghijklmnop")))
 
 
 def identities(rows):
-    return {corpus.tool_identity(one) for row in rows for one in
+    return {splits.tool_identity(one) for row in rows for one in
             (json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"])}
 
 
@@ -23,28 +29,48 @@ def test_no_tool_of_a_held_out_case_was_ever_in_a_training_prompt(name):
 
 
 def test_the_authored_split_loses_no_row_and_holds_out_a_share_of_each_language():
-    rows, _ = dialogues.split_rejected(dialogues.read_dialogues(assets.dataset_file("authored")))
-    split = corpus.split_by_tool(rows)
-    assert (len(split.train) + len(split.heldout), split.mixed) == (len(rows), [])
+    rows, _ = sources.split_rejected(sources.read_rows(assets.dataset_file("authored")))
+    split = splits.by_tool(rows)
+    assert (len(split.train) + len(split.heldout) + len(split.similar), split.mixed) == (len(rows), [])
+    assert 0 < len(split.similar) < 0.03 * len(rows)
     assert identities(split.train).isdisjoint(identities(split.heldout))
     for language in ("en", "zh"):
-        parts = [sum(dialogues.row_language(row) == language for row in part) for part in (split.train, split.heldout)]
+        parts = [sum(canonical.row_language(row) == language for row in part) for part in (split.train, split.heldout)]
         assert 0.1 < parts[1] / sum(parts) < 0.45
-    assert split == corpus.split_by_tool(rows), "the same seed draws the same split"
+    assert split == splits.by_tool(rows), "the same seed draws the same split"
 
 
 @given(st.lists(st.sets(st.integers(0, 12), min_size=1, max_size=3), min_size=1, max_size=25), st.integers(0, 3))
 def test_any_split_is_disjoint_and_complete(prompts, seed):
-    rows = [{"tools": [tool(f"t{n}") for n in sorted(names)]} for names in prompts]
-    split = corpus.split_by_tool(rows, 0.3, seed)
+    rows = [{"tools": [numbered(n) for n in sorted(names)]} for names in prompts]
+    split = splits.by_tool(rows, 0.3, seed)
     assert identities(split.train).isdisjoint(identities(split.heldout))
-    assert len(split.train) + len(split.heldout) + len(split.mixed) == len(rows)
+    assert sum(map(len, (split.train, split.heldout, split.mixed, split.similar))) == len(rows)
 
 
 def test_one_big_group_of_tools_is_split_singly_and_mixed_rows_are_set_aside():
-    rows = [{"tools": [tool(f"t{a}"), tool(f"t{b}")]} for a in range(12) for b in range(a)]
-    split = corpus.split_by_tool(rows, 0.3)
+    rows = [{"tools": [numbered(a), numbered(b)]} for a in range(12) for b in range(a)]
+    split = splits.by_tool(rows, 0.3)
     assert split.train and split.heldout and split.mixed
+
+
+def test_training_rows_that_read_like_a_held_out_one_are_left_out():
+    def asking(query, description):
+        return {"tools": [tool(description=description)], "messages": [{"role": "user", "content": query}]}
+
+    heldout = [asking("When does train 4711 to Porto leave?", "Look up the timetable of a railway")]
+    kept, left = splits.drop_similar([asking("when does train 12 to Porto leave", "Reserve a table"),
+                                      asking("Is it raining?", "Look up the timetables of a railway."),
+                                      asking("When does the museum open?", "Opening hours of a museum")], heldout)
+    assert [len(kept), len(left)] == [1, 2] and kept[0]["messages"][0]["content"] == "When does the museum open?"
+
+
+def test_the_in_distribution_split_is_a_share_of_the_rows():
+    rows = [{"id": str(n), "tools": [tool()]} for n in range(300)]
+    split = splits.in_distribution(rows)
+    assert (len(split.train), len(split.heldout)) == (297, 3) and split == splits.in_distribution(rows)
+    assert not any(row in split.train for row in split.heldout)
+    assert identities(split.train) == identities(split.heldout), "its tools were all trained on"
 
 
 def test_wire_rows_are_the_requests_of_the_openai_path(two_turns):
@@ -70,7 +96,7 @@ def test_the_runtime_reads_the_same_calls_back_from_wire_rows(two_turns):
     texts = [agentfabric.render_call(**reply) for reply in replies]
     read = [agentfabric.read_calls(text)[0] for text in texts]
     assert [{"name": call.name, "arguments": agentfabric.parse_arguments(call.arguments)} for call in read] == \
-        dialogues.calls_of(two_turns["messages"])
+        canonical.calls_of(two_turns["messages"])
 
 
 def test_trace_react_and_hermes(row):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import assets, dialogues, seed_converter
+from helpers import assets, canonical, dialogues, seed_converter, sources
 from helpers.agentfabric import function_of
 
 FRAME = ("Answer the following questions as best you can. You have access to the following APIs:\n{tools}\n\nUse the "
@@ -41,21 +41,21 @@ def test_every_genuine_prompt_is_parsed_whole(shared):
 
 def test_the_genuine_row_becomes_three_turns_with_typed_arguments(shared):
     line = (shared / "ms_agent_real" / "ms_agent_real_rows.jsonl").read_text("utf-8")
-    row = dialogues.convert_line(1, line)
+    row = sources.convert_line(1, line)
     assert [message["role"] for message in row["messages"]] == ["user", "tool_call", "tool_response", "assistant"] * 3
-    assert dialogues.calls_of(row["messages"])[1]["arguments"] == {"keywords_dict": {"商品类目": "手机", "适用场景": "拍照"}}
+    assert canonical.calls_of(row["messages"])[1]["arguments"] == {"keywords_dict": {"商品类目": "手机", "适用场景": "拍照"}}
     info = function_of(row["tools"][2])["parameters"]["properties"]
     assert [schema["type"] for schema in info.values()] == ["array"] * 3, "types are inferred from the row's own calls"
 
 
 def test_all_authored_rows_convert_and_no_call_is_lost():
     path = assets.dataset_file("authored")
-    rows, rejected = dialogues.split_rejected(dialogues.read_dialogues(path))
+    rows, rejected = sources.split_rejected(sources.read_rows(path))
     raw = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     written = sum(turn["value"].count("\nAction Input: ") for one in raw for turn in one["conversations"]
                   if turn["from"] == "assistant")
     assert (len(rows), rejected) == (len(raw), [])
-    assert sum(len(dialogues.calls_of(row["messages"])) for row in rows) == written
+    assert sum(len(canonical.calls_of(row["messages"])) for row in rows) == written
 
 
 TWO = [parameter("city"), parameter("date", "False")]
@@ -120,12 +120,12 @@ def test_python_arguments_become_json():
 
 
 @pytest.mark.parametrize(("change", "reason"), [
-    (lambda row: row.pop("conversations"), "not an ms_agent row"),
+    (lambda row: row.pop("conversations"), "conversations: Field required"),
     (lambda row: row["conversations"].pop(0), "turns are not system, user, assistant"),
     (lambda row: row["conversations"][0].update(value="You are helpful."), "lists no tool"),
     (lambda row: row["conversations"][0].update(value=row["conversations"][0]["value"].replace('"name"', "name")), "not a JSON list"),
     (lambda row: row["conversations"][1].update(value="  "), "empty user turn"),
-    (lambda row: row["conversations"][1].update(value=7), "not text"),
+    (lambda row: row["conversations"][1].update(value=7), "conversations.value: Input should be a valid string"),
     (lambda row: row["conversations"][2].update(value="Action: w\nFinal Answer: x"), "not followed by Action Input"),
     (lambda row: row["conversations"][2].update(value="Action: w\nAction Input: {"), "not followed by Action Input"),
     (lambda row: row["conversations"][2].update(value="Action: w\nAction Input: X\nObservation: y\nFinal Answer: z"), "not an object"),
@@ -138,13 +138,13 @@ def test_python_arguments_become_json():
 def test_rows_set_aside_keep_their_line_reason_and_text(change, reason):
     row = good_row()
     change(row)
-    rejected = dialogues.convert_line(17, json.dumps(row))
-    assert isinstance(rejected, dialogues.Rejected) and rejected.line == 17 and reason in rejected.reason
+    rejected = sources.convert_line(17, json.dumps(row))
+    assert isinstance(rejected, sources.Rejected) and rejected.line == 17 and reason in rejected.reason
     assert rejected.row == row
 
 
 def test_a_line_that_is_no_json_is_set_aside_as_text():
-    rejected = dialogues.convert_line(3, '{"id": "cut')
+    rejected = sources.convert_line(3, '{"id": "cut')
     assert (rejected.reason, rejected.row) == ("line is not JSON", '{"id": "cut')
 
 
@@ -156,5 +156,5 @@ def test_mutated_rows_never_raise_and_are_accounted_for(data):
     turn["value"] = data.draw(st.sampled_from([text[:cut], text[cut:], text[:cut] + data.draw(st.text(max_size=9)) + text[cut:],
                                                None, 3, [], "\x00" + text, text * 3]))
     line = data.draw(st.sampled_from([json.dumps(row), json.dumps(row)[:cut], json.dumps([row]), "[" * 5000]))
-    result = dialogues.convert_line(1, line)
-    assert isinstance(result, dialogues.Rejected) or result["messages"][-1]["role"] == "assistant"
+    result = sources.convert_line(1, line)
+    assert isinstance(result, sources.Rejected) or result["messages"][-1]["role"] == "assistant"

@@ -62,19 +62,19 @@ print(chinese["conversations"][2]["value"])
 # %% [markdown]
 # ## 3 · A table of all rows
 #
-# `dialogues.read_dialogues` reads text into structure (lesson 02 shows how). Here we only count. Expect one line per dialogue.
+# `sources.read_rows` reads text into structure (lesson 02 shows how). Here we only count. Expect one line per dialogue.
 
 # %%
 import pandas as pd
 
-from helpers import dialogues
+from helpers import canonical, sources
 
-rows, rejected = dialogues.split_rejected(dialogues.read_dialogues(path))
+rows, rejected = sources.split_rejected(sources.read_rows(path))
 frame = pd.DataFrame({
-    "language": [dialogues.row_language(row) for row in rows],
+    "language": [canonical.row_language(row) for row in rows],
     "tools": [len(row["tools"]) for row in rows],
     "user turns": [sum(m["role"] == "user" for m in row["messages"]) for row in rows],
-    "calls": [len(dialogues.calls_of(row["messages"])) for row in rows],
+    "calls": [len(canonical.calls_of(row["messages"])) for row in rows],
     "characters": [len(json.dumps(row, ensure_ascii=False)) for row in rows],
 })
 print(f"{len(rows)} rows read, {len(rejected)} set aside")
@@ -108,7 +108,7 @@ figure.tight_layout()
 # Expect well over a hundred names, each called a handful of times: the model shall learn to read a description, not to remember a tool.
 
 # %%
-called = pd.Series([call["name"] for row in rows for call in dialogues.calls_of(row["messages"])]).value_counts()
+called = pd.Series([call["name"] for row in rows for call in canonical.calls_of(row["messages"])]).value_counts()
 offered = pd.Series([tool["function"]["name"] for row in rows for tool in row["tools"]]).value_counts()
 print(f"{len(offered)} tools are offered, {len(called)} are called")
 pd.DataFrame({"offered": offered, "called": called}).sort_values("called", ascending=False).head(8)

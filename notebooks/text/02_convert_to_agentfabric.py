@@ -32,7 +32,7 @@
 # %%
 import json
 
-from helpers import agentfabric, assets, dialogues
+from helpers import agentfabric, assets, canonical, dialogues, sources
 
 raw = [json.loads(line) for line in assets.dataset_file("authored").read_text("utf-8").splitlines()]
 sample = next(row for row in raw if "-en-weather-single-" in row["id"])
@@ -226,7 +226,7 @@ broken = [json.dumps(sample, ensure_ascii=False)] + [
         lambda turns: [*turns[:2], {**turns[2], "value": turns[2]["value"].replace("Action Input", "Input")}],
         lambda turns: [{**turns[0], "value": "You are helpful."}, *turns[1:]],
     )] + ['{"id": "cut off in the mid']
-converted, rejected = dialogues.split_rejected(dialogues.convert_line(n, line) for n, line in enumerate(broken, 1))
+converted, rejected = sources.split_rejected(sources.convert_line(n, line) for n, line in enumerate(broken, 1))
 pd.DataFrame([{"line": one.line, "id": one.id, "reason": one.reason} for one in rejected])
 
 # %% [markdown]
@@ -235,9 +235,9 @@ pd.DataFrame([{"line": one.line, "id": one.id, "reason": one.reason} for one in 
 # The whole file: every row is converted or accounted for, and every call of the original is still there.
 
 # %%
-rows, rejected = dialogues.split_rejected(dialogues.read_dialogues(assets.dataset_file("authored")))
+rows, rejected = sources.split_rejected(sources.read_rows(assets.dataset_file("authored")))
 actions = sum(turn["value"].count("\nAction Input: ") for one in raw for turn in one["conversations"] if turn["from"] == "assistant")
-calls = sum(len(dialogues.calls_of(one["messages"])) for one in rows)
+calls = sum(len(canonical.calls_of(one["messages"])) for one in rows)
 assert len(rows) + len(rejected) == len(raw) and calls == actions
 print(f"{len(rows)} rows converted, {len(rejected)} set aside, {calls} of {actions} calls kept")
 

@@ -23,10 +23,10 @@
 # %%
 from IPython.display import HTML
 
-from helpers import assets, corpus, dialogues, profiles, tokens
+from helpers import assets, corpus, profiles, sources, tokens
 
 profile = profiles.current()
-rows = dialogues.read_dialogues(assets.dataset_file("authored"))
+rows = sources.read_rows(assets.dataset_file("authored"))
 row = next(row for row in rows if "-en-" in row["id"] and "-single-" in row["id"] and len(row["tools"]) == 1)
 print(row["messages"][0]["content"])
 
@@ -136,7 +136,7 @@ import matplotlib.pyplot as plt
 from helpers import curves
 
 curves.style()
-every = itertools.islice(corpus.render_rows(dialogues.read_dialogues(assets.dataset_file("authored")), "trace"), 300)
+every = itertools.islice(corpus.render_rows(sources.read_rows(assets.dataset_file("authored")), "trace"), 300)
 lengths = [len(tokens.encode(one, profile, "trace")) for one in every]
 figure, axis = plt.subplots(figsize=(7, 2.4))
 axis.hist(lengths, bins=40, color=curves.COLOURS["visit"])

@@ -51,11 +51,11 @@ pd.DataFrame(profiles.LAPTOP_CHANGES, index=["value", "why"]).T
 # %%
 import json
 
-from helpers import corpus
+from helpers import splits
 
 data = finetune.prepare_data(profile)
-trained = {corpus.tool_identity(tool) for row in data["train"] for tool in json.loads(row["tools"])}
-heldout = {corpus.tool_identity(tool) for row in data["cases"] for tool in row["tools"]}
+trained = {splits.tool_identity(tool) for row in data["train"] for tool in json.loads(row["tools"])}
+heldout = {splits.tool_identity(tool) for row in data["cases"] for tool in row["tools"]}
 print({name: len(rows) for name, rows in data.items()})
 print(f"{len(trained)} tools trained, {len(heldout)} held out, {len(trained & heldout)} in both")
 
