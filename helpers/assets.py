@@ -31,7 +31,9 @@ from helpers.downloads import (
 __all__ = ["AssetError", "cache_dir", "clear_errors", "dataset_file", "from_wheel", "model_dir", "repo_root",
            "sha256_of"]
 
-AUTHORED = "ms_agent_authored.jsonl"
+# Data sets of this repository: name → file in data/
+AUTHORED = {"authored": "ms_agent_authored.jsonl", "addition": "agentfabric_addition.jsonl",
+            "general": "general_authored.jsonl", "self_cognition": "self_cognition_authored.jsonl"}
 MADE_HERE = {"smollm2": made_models.smollm2, "smoke": made_models.smoke}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # What a model folder must hold: a name for the learner, and the files that satisfy it.
@@ -64,34 +66,39 @@ def model_dir(model: str) -> Path:
 
 
 def dataset_file(source: str) -> Path:
-    """A .jsonl file of ms_agent dialogues: {"id", "conversations": [{"from", "value"}, ...]} on each line.
+    """A .jsonl (or .json) file of rows, one a line; `helpers.sources` reads them, whatever their format.
 
     Args:
-        source: "authored" (synthetic, in this repository), "authored:30000" (as many of them, written
-            once into the cache), "modelscope" (iic/ms_agent, 30,000 rows, fetched once), or the path of a
-            .jsonl file.
+        source: a name in AUTHORED (in this repository), "authored:30000" (as many ms_agent dialogues, written once into
+            the cache), a ModelScope data set id with or without a subset ("iic/ms_agent",
+            "AI-ModelScope/ms_agent_for_agentfabric:addition"; fetched once), "modelscope" for "iic/ms_agent", or a
+            path. data/README.md has a table of them.
 
     Raises:
-        AssetError: no such file, or ModelScope cannot be reached.
+        AssetError: no such source, or ModelScope cannot be reached.
     """
-    if source == "modelscope":
-        return _ms_agent()
+    if source in AUTHORED:
+        return repo_root() / "data" / AUTHORED[source]
     if more := re.fullmatch(r"authored:(\d{1,7})", source):
         return _authored(int(more[1]))
-    authored = repo_root() / "data" / AUTHORED
-    path = authored if source == "authored" else Path(source).expanduser()
-    if path.suffix == ".jsonl" and path.is_file():
+    path = Path(source).expanduser()
+    if path.suffix in (".jsonl", ".json") and path.is_file():
         return path.resolve()
-    problem = "is not a .jsonl file" if path.exists() else "does not exist"
-    raise AssetError(f'Data source "{source}": {path} {problem}. Choose "authored" (in this repository), '
-                     '"modelscope" (iic/ms_agent, needs the network) or the path of a .jsonl file.')
+    name, _, subset = ("iic/ms_agent" if source == "modelscope" else source).partition(":")
+    if HUB_ID.fullmatch(name) and path.suffix not in (".jsonl", ".json"):
+        return _hub_dataset(name, subset or "default")
+    problem = "is not a .jsonl or .json file" if path.exists() else "does not exist"
+    names = ", ".join(f'"{name}"' for name in AUTHORED)
+    raise AssetError(f'Data source "{source}": {path} {problem}. Choose {names} (in this repository), "modelscope" '
+                     "(iic/ms_agent) or another data set id of ModelScope (needs the network), or the path of a .jsonl "
+                     "or .json file.")
 
 
 def _authored(n: int) -> Path:
     """`n` authored dialogues: the repository's own come first, so more is a longer file of the same beginning."""
     from helpers import catalogue
 
-    path = cache_dir() / "datasets" / f"authored-{n}-{sha256_of(repo_root() / 'data' / AUTHORED)[:8]}.jsonl"
+    path = cache_dir() / "datasets" / f"authored-{n}-{sha256_of(repo_root() / 'data' / AUTHORED['authored'])[:8]}.jsonl"
     if not path.exists():
         print(f"Writing {n} authored dialogues from data/catalogue (once) ...")
         with clear_errors(str(path)):
@@ -144,23 +151,23 @@ def _hub_model(model: str) -> Path:
     return folder
 
 
-def _ms_agent() -> Path:
-    """The data set iic/ms_agent of ModelScope's hub, as one .jsonl file."""
-    path = cache_dir() / "datasets" / "ms_agent.jsonl"
+def _hub_dataset(name: str, subset: str) -> Path:
+    """A data set of ModelScope's hub, as one .jsonl file."""
+    path = cache_dir() / "datasets" / f"{name.replace('/', '--')}--{subset}.jsonl"
     if path.exists():
         return path
 
     def fetch():
         from modelscope.msdatasets import MsDataset
-        return MsDataset.load("iic/ms_agent", subset_name="default", split="train")
+        return MsDataset.load(name, subset_name=subset, split="train")
 
-    print("Fetching iic/ms_agent from ModelScope ...")
-    rows = from_hub("the data set iic/ms_agent", fetch)
+    print(f"Fetching {name} ({subset}) from ModelScope ...")
+    rows = from_hub(f"the data set {name}", fetch)
     part = path.with_name(f"{path.name}.part")
     with clear_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         part.replace(path)
-    print(f"iic/ms_agent: {path.stat().st_size / 1e6:.0f} MB from ModelScope, kept in {path}")
+    print(f"{name}: {path.stat().st_size / 1e6:.0f} MB from ModelScope, kept in {path}")
     return path

@@ -90,7 +90,7 @@ print("faithful:", [len(t["function"]["parameters"]["properties"]) for t in dial
 # One parameter per tool, whatever the tool had. And in the rendered prompt every key carries a stray backslash, which is not JSON:
 
 # %%
-line = seed_converter.seed_prompt(prompt).split("\n\n")[0]
+line = next(line for line in seed_converter.seed_prompt(prompt).split("\n\n") if "输入参数" in line)
 print(line)
 schema = re.search(r"输入参数: (.*) Format", line)[1]
 try:
@@ -168,7 +168,7 @@ pd.DataFrame(table, index=["seed's regex", "faithful parse"]).T
 # sends them bare:
 
 # %%
-print(seed_converter.seed_prompt(PROMPTS["9 the list of names"])[-40:])
+print("seed: ", re.search("必须是.*之一", seed_converter.seed_prompt(PROMPTS["9 the list of names"]))[0])
 print("app:   必须是[" + agentfabric.tool_names(dialogues.parse_tools(PROMPTS["9 the list of names"])) + "]之一")
 
 # %% [markdown]
@@ -214,20 +214,62 @@ for training_row in corpus.render_rows([row], "wire"):
 print(next(corpus.render_rows([row], "trace"))["messages"][-1]["content"])
 
 # %% [markdown]
-# ## 8 · What is set aside
+# ## 8 · A whole file, three ways
 #
-# A row that cannot be converted without guessing is not repaired and not dropped in silence: it is kept with its reason. Our file is clean, so we break some rows
-# on purpose. Expect a table of reasons.
+# `convert.convert` does it for a file, by one word: *seed* (the script as it was), *faithful* (the trace in one turn), *wire*. It streams, so 300,000 rows need no
+# more memory than 3,000. Expect *wire* to give more rows than dialogues, and *seed* to lose some: prompts on which the script dies.
 
 # %%
-broken = [json.dumps(sample, ensure_ascii=False)] + [
-    json.dumps({**sample, "conversations": change(sample["conversations"])}, ensure_ascii=False) for change in (
-        lambda turns: turns[1:],
-        lambda turns: [*turns[:2], {**turns[2], "value": turns[2]["value"].replace("Action Input", "Input")}],
-        lambda turns: [{**turns[0], "value": "You are helpful."}, *turns[1:]],
-    )] + ['{"id": "cut off in the mid']
-converted, rejected = sources.split_rejected(sources.convert_line(n, line) for n, line in enumerate(broken, 1))
-pd.DataFrame([{"line": one.line, "id": one.id, "reason": one.reason} for one in rejected])
+from helpers import convert
+
+folder = assets.repo_root() / "runs" / "converted"
+reports = [convert.convert("authored", way, folder / f"{way}.jsonl") for way in convert.WAYS]
+pd.DataFrame([{"way": one.way, "dialogues in": one.rows_in, "converted": one.converted,
+               "set aside": sum(one.rejected.values()), "training rows": one.rows_out} for one in reports])
+
+# %% [markdown]
+# The same from a shell, at full size: `python -m helpers.convert authored:30000 --to wire --out rows.jsonl`. With `--strict`, the first row that would be set aside
+# stops it, with its line number.
+
+# %% [markdown]
+# ## 9 · What is set aside
+#
+# A row that cannot be converted without guessing is not repaired and not dropped in silence: it is kept, with its line and its reason, in
+# `….rejected.jsonl` beside the rows. Our file is clean, so we break some rows on purpose. Expect a table of reasons, and as many rows as went in.
+
+# %%
+def broken(change):
+    return json.dumps({**sample, "conversations": change(sample["conversations"])}, ensure_ascii=False)
+
+lines = [
+    json.dumps(sample, ensure_ascii=False),
+    broken(lambda turns: turns[1:]),
+    broken(lambda turns: [*turns[:2], {**turns[2], "value": turns[2]["value"].replace("Action Input", "Input")}]),
+    broken(lambda turns: [{**turns[0], "value": "You are helpful."}, *turns[1:]]),
+    broken(lambda turns: [{**turns[0], "value": 42}, *turns[1:]]),
+    '{"id": "cut off in the mid',
+]
+(folder / "broken.jsonl").write_text("\n".join(lines), "utf-8")
+report = convert.convert(str(folder / "broken.jsonl"), "faithful", folder / "mended.jsonl")
+assert report.rows_in == report.converted + sum(report.rejected.values())
+pd.read_json(folder / "mended.rejected.jsonl", lines=True)[["line", "id", "reason"]]
+
+# %% [markdown]
+# ## 10 · Other data sets, the same door
+#
+# Tool-calling data comes in many spellings. `sources.read_rows` knows ms_agent, `tools` + `messages`, OpenAI's `tool_calls`, ShareGPT (glaive) and Seal-Tools, and
+# recognises them by their keys. Here is a ShareGPT row. Expect the canonical form, and then AgentFabric's.
+
+# %%
+glaive = {"tools": json.dumps([{"name": "ring_bell", "description": "Ring a bell.", "parameters": {
+              "type": "object", "properties": {"times": {"type": "integer"}}, "required": ["times"]}}]),
+          "conversations": [{"from": "human", "value": "Ring the bell twice."},
+                            {"from": "function_call", "value": '{"name": "ring_bell", "arguments": {"times": 2}}'},
+                            {"from": "observation", "value": "rung"}, {"from": "gpt", "value": "Done: it rang twice."}]}
+(folder / "glaive.jsonl").write_text(json.dumps(glaive), "utf-8")
+(read,) = sources.read_rows(folder / "glaive.jsonl")
+print(read["messages"], "\n")
+print(next(corpus.render_rows([read], "trace"))["messages"][-1]["content"])
 
 # %% [markdown]
 # ## Checkpoint
