@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -120,7 +120,7 @@ def _convert_batch(lines: list[tuple[int, bytes]], path: Path, format: str | Non
 def _reader(path: Path, format: str | None, way: str) -> sources.Format | None:
     """The format's reader. The seed's script works on ms_agent's own text, so such rows reach it as they are."""
     if way == "seed" and format == "ms_agent":
-        return replace(sources.FORMATS["ms_agent"], read=seed_converter.seed_row, canonical=False)
+        return sources.ms_agent_format(seed_converter.seed_row, canonical=False)
     return sources.format_at(path, format)
 
 

@@ -169,9 +169,12 @@ SHAPES = {
 
 
 def render_rows(rows: Iterable[dict], shape: str) -> Iterator[dict]:
-    """Canonical rows → training rows of one of `SHAPES`."""
+    """Canonical rows → training rows of one of `SHAPES`. Rows without tools are plain chat in every shape."""
     for row in rows:
-        yield from SHAPES[shape].render(row)
+        if row["tools"]:
+            yield from SHAPES[shape].render(row)
+        else:
+            yield _row(row, ("", row.get("instruction")), row["messages"])
 
 
 @contextmanager

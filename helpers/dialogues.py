@@ -147,19 +147,27 @@ def parse_input(text: str) -> dict:
     # Where no double quote and no backslash stands, single quotes can only be delimiters: most Python literals are
     # JSON but for them, and a JSON reader is ten times faster.
     quoted = text if '"' in text or "\\" in text else text.replace("'", '"')
-    for read, source in ((from_json, quoted), (_read_literal, text), (json5.loads, text)):
+    for read, source in ((from_json, quoted), (read_literal, text), (json5.loads, text)):
         try:
             value = read(source)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
             return value
     raise Unreadable("Action Input is not an object")
 
 
-def _read_literal(text: str) -> object:
-    value = ast.literal_eval(text)
-    json.dumps(value)  # raises TypeError for what JSON lacks: a set, bytes, a complex number
+def read_literal(text: str) -> object:
+    """A Python literal of values that JSON has.
+
+    Raises:
+        Unreadable: it is none, or it holds what JSON lacks: a set, bytes, a complex number.
+    """
+    try:
+        value = ast.literal_eval(text)
+        json.dumps(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise Unreadable("text that should be a Python literal is none") from None
     return value
 
 

@@ -23,7 +23,7 @@ _Turn = TypedDict("_Turn", {"from": str, "value": str})
 
 class _MsAgent(TypedDict):
     id: _Id
-    conversations: list[_Turn]
+    conversations: list[_Turn] | str
 
 
 class _ShareGpt(TypedDict):
@@ -69,8 +69,20 @@ class Format:
     canonical: bool = True  # whether `read` gives canonical rows, which then have to pass `check`
 
 
+def ms_agent_format(read: Callable[[dict], dict], canonical: bool = True) -> Format:
+    """ms_agent rows, read by `read`. ModelScope's hub hands their conversations out as text, a Python literal."""
+    turns = TypeAdapter(list[_Turn])
+
+    def read_row(row: dict) -> dict:
+        if isinstance(row["conversations"], str):
+            row = {**row, "conversations": turns.validate_python(dialogues.read_literal(row["conversations"]))}
+        return read(row)
+
+    return Format(TypeAdapter(_MsAgent), read_row, canonical)
+
+
 FORMATS = {
-    "ms_agent": Format(TypeAdapter(_MsAgent), dialogues.to_canonical),
+    "ms_agent": ms_agent_format(dialogues.to_canonical),
     "messages": Format(TypeAdapter(_Messages), formats.from_messages),
     "sharegpt": Format(TypeAdapter(_ShareGpt), formats.from_sharegpt),
     "seal_tools": Format(TypeAdapter(_SealTools), formats.from_seal_tools),
@@ -195,7 +207,7 @@ def _reason(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return "line is not JSON"
-    place = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    place = ".".join(part for part in first["loc"] if isinstance(part, str) and part.isidentifier())
     return f"{place}: {first['msg']}" if place else first["msg"]
 
 

@@ -8,7 +8,7 @@ from conftest import call_message, tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import agentfabric, assets, canonical, corpus, dialogues, formats, sources
+from helpers import agentfabric, assets, canonical, convert, corpus, dialogues, formats, sources
 
 CALL = {"name": "book_hotel", "arguments": {"city": "Lisbon", "nights": 2}}
 TALK = [("human", "Hello"), ("gpt", "Hi."), ("human", "Book two nights in Lisbon."),
@@ -70,6 +70,16 @@ def test_seal_tools_needs_its_catalogue_and_offers_distractors(tmp_path):
     (training_row,) = corpus.render_rows([good], "wire")
     assert training_row["messages"][-1] == call_message("income", revenue=40.5), "without a result, the call is the end"
     sources.format_at.cache_clear()
+
+
+def test_conversations_as_the_hub_hands_them_out_are_a_python_literal(tmp_path, row):
+    plain = dialogues.to_ms_agent(row)
+    text = {"id": plain["id"], "conversations": repr(plain["conversations"])}
+    good, same, bad, worse = read(tmp_path, plain, text, {**text, "conversations": "[{"}, {**text, "conversations": "[{1}]"})
+    assert good == same and good["messages"] == row["messages"]
+    assert "Python literal" in bad.reason and "Python literal" in worse.reason
+    report = convert.convert(str(tmp_path / "rows.jsonl"), "seed", tmp_path / "seed.jsonl")
+    assert (report.converted, report.rows_in) == (2, 4)
 
 
 @pytest.mark.parametrize(("change", "reason"), [
