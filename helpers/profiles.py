@@ -39,7 +39,8 @@ LAPTOP_CHANGES = {
     "lora_rank": (16, "a 135M model has narrow layers; twice the rank costs nothing here"),
     "num_train_epochs": (1, "no row is seen twice: with so few steps, fresh rows teach more"),
     "max_length": (768, "the profile's prompts are short; attention over unused length costs minutes"),
-    "gradient_accumulation_steps": (1, "many small steps: the curve has more points and learning starts sooner"),
+    "per_device_train_batch_size": (1, "with so few rows, many small steps teach more than few larger ones"),
+    "gradient_accumulation_steps": (1, "the same: a step after every row"),
     "gradient_checkpointing": (False, "it saves memory nobody needs here and costs a third of the time"),
     "lora_dropout": (0.0, "no row is seen twice, so there is nothing to unlearn by heart; drawing masks costs time"),
     "learning_rate": (1e-3, "few steps: 20 times the seed's rate; LoRA bears it"),
@@ -96,8 +97,8 @@ PROFILES = {
         max_new_tokens=16, recipe={**_LAPTOP, "max_length": 2048, "save_steps": 2, "eval_steps": 2}),
     "laptop": Profile(
         name="laptop", model="smollm2", model_type="llama", template="chatml", torch_dtype="fastest", device="cpu",
-        languages=("en",), train_rows=224, eval_rows=12, visits=40, bfcl=40, max_tools=2, max_chars=1000,
-        max_new_tokens=64, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 56, "eval_steps": 56}),
+        languages=("en",), train_rows=176, eval_rows=12, visits=40, bfcl=40, max_tools=2, max_chars=1200,
+        max_new_tokens=48, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 88, "eval_steps": 88}),
     "gpu": Profile(
         name="gpu", model="Qwen/Qwen3-0.6B", model_type="qwen3", template="qwen3", torch_dtype="bfloat16",
         device="cuda:0", source="authored:30000", languages=("en", "zh"), train_rows=40_000, eval_rows=200,
