@@ -7,6 +7,7 @@ with `--in-place`, which first takes over what changed in notebooks/text.
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from helpers import assets, curves, evaluate, finetune, manifest, profiles
 
 LESSONS = sorted(path.stem for path in (assets.repo_root() / "notebooks" / "text").glob("[0-9][0-9]_*.py"))
+ROAD = [lesson for lesson in LESSONS if lesson < "07"]  # from the data to a tool call; later lessons serve and study
 
 
 def execute(lesson: str, profile: str, timeout: int = 3600, done: Callable = None) -> nbformat.NotebookNode:
@@ -123,6 +125,7 @@ def keep_record(run: finetune.Run, profile: str) -> None:
     redraw the README's figure from there."""
     root = assets.repo_root()
     record = finetune.Run(root / "data" / "runs" / profile)
+    shutil.rmtree(record.path, ignore_errors=True)  # a shorter run must not leave an older one's scores beside its own
     for path in [run.path / "manifest.json", run.path / "recipe.yaml", run.path / "swift" / "logging.jsonl",
                  *run.path.glob("scores/*.json")]:
         kept = record.path / path.relative_to(run.path)
@@ -164,10 +167,10 @@ def report(profile: profiles.Profile) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 where a lesson failed, with the cell and the cause instead of a traceback."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lessons", nargs="*", help="lessons by number or name; all without it")
+    parser.add_argument("lessons", nargs="*", help="lessons by number or name; 00 to 06 without it")
     parser.add_argument("--in-place", action="store_true", help="write the executed lessons to notebooks/")
     options = parser.parse_args(arguments)
-    wanted = [one for one in LESSONS if not options.lessons or any(one.startswith(name) for name in options.lessons)]
+    wanted = [one for one in LESSONS if one.startswith(tuple(options.lessons))] if options.lessons else ROAD
     try:
         profile = profiles.current()
         started = time.time()

@@ -17,8 +17,9 @@ def cells(lesson, kind="code"):
     return [cell for cell in nbformat.read(NOTEBOOKS / f"{lesson}.ipynb", as_version=4).cells if cell.cell_type == kind]
 
 
-def test_there_are_the_seven_lessons():
-    assert [lesson[:2] for lesson in tutorial.LESSONS] == ["00", "01", "02", "03", "04", "05", "06"]
+def test_the_tutorial_is_the_first_seven_lessons_and_every_lesson_has_its_notebook():
+    assert [lesson[:2] for lesson in tutorial.ROAD] == ["00", "01", "02", "03", "04", "05", "06"]
+    assert tutorial.ROAD == tutorial.LESSONS[:7]
     assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == tutorial.LESSONS
 
 

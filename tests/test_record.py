@@ -43,7 +43,7 @@ def test_bfcls_verdicts_follow_from_the_raw_replies(scores):
 
 def test_the_tuned_model_beats_the_base_with_intervals_that_do_not_overlap(scores):
     frame = curves.score_frame(scores)
-    for measure in ("tool_name", "full_call", "bfcl"):
+    for measure in ("visit_success", "tool_name", "full_call", "bfcl"):
         part = frame[frame.measure == measure].sort_values("step")
         assert part.iloc[0].high < part.iloc[-1].low, measure
 

@@ -18,7 +18,7 @@
 #
 # **You will learn:** the difference between token accuracy and a visit that succeeds, and how much a small number of cases can say.
 #
-# **You will need:** 5 to 10 minutes on two CPU cores, 4 GB of memory. It uses the run of lesson 04, and trains it first if it is missing.
+# **You will need:** 5 to 15 minutes on two CPU cores, 4 GB of memory. It uses the run of lesson 04, and trains it first if it is missing.
 
 # %%
 from helpers import evaluate, finetune, profiles
@@ -40,6 +40,15 @@ print("question:", case.query)
 print("call:    ", case.calls[0][0])
 print("result:  ", case.calls[0][1])
 print("facts:   ", case.facts)
+
+# %% [markdown]
+# With one tool in the prompt, calling the right one is only a matter of calling. How many tools do our cases offer? (BFCL's *multiple* offers two to four.)
+
+# %%
+from collections import Counter
+
+for number, cases in sorted(Counter(len(row["tools"]) for row in run.cases).items()):
+    print(f"{cases:3} cases offer {number} tool{'s' * (number > 1)}")
 
 # %% [markdown]
 # ## 2 · Score every checkpoint
@@ -114,8 +123,8 @@ frame[frame.measure.isin(parts)].pivot(index="step", columns="measure", values="
 # %% [markdown]
 # ## Checkpoint
 #
-# Do the intervals of base and tuned overlap? Expect none for the right tool, for exact calls and for BFCL. A whole visit asks for more than an exact call, and with
-# this many cases its two intervals may still touch: then this run alone does not show that difference, and you would need more cases or more steps.
+# Do the intervals of base and tuned overlap? Expect none to: not for the right tool, exact calls, BFCL, nor for whole visits, which ask for most. Where two do overlap, the
+# run alone does not show a difference: you would need more cases or more steps.
 
 # %%
 for measure in ("tool_name", "full_call", "bfcl", "visit_success"):
