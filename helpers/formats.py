@@ -1,4 +1,5 @@
-"""Other data sets' ways of writing a tool call → canonical rows: OpenAI messages, ShareGPT, Seal-Tools.
+"""Other data sets' ways of writing a tool call → canonical rows: OpenAI messages, ShareGPT, AgentFabric's own prompts,
+Seal-Tools.
 
 Each reader takes one raw row of the shape that `helpers.sources` has checked, and raises `Unreadable` with the reason
 where it would have to guess. What all formats have in common is checked there, once.
@@ -13,6 +14,8 @@ from pydantic_core import from_json
 
 from helpers.agentfabric import function_of
 from helpers.canonical import Unreadable, call_message
+from helpers.prompt_parser import read_query, read_system
+from helpers.recorded_turns import messages_of, pairs_of
 
 DISTRACTORS = 2  # tools offered beside the ones a Seal-Tools row calls: its rows name no other
 _SEAL_TYPES = {"str": "string", "string": "string", "int": "integer", "integer": "integer", "float": "number",
@@ -105,6 +108,24 @@ def from_sharegpt(row: dict) -> dict:
     if row.get("system"):
         messages = [{"role": "system", "content": row["system"]}, *messages]
     return from_messages({**row, "messages": messages})
+
+
+def from_agentfabric(row: dict) -> dict:
+    """`conversations` in AgentFabric's own prompt (`AI-ModelScope/ms_agent_for_agentfabric`): the tools are read back
+    from the system text, the calls from the assistant's trace. What is no such prompt, byte for byte, is set aside: the
+    seed converter's schemas among it."""
+    (speaker, system), *turns = [(turn["from"], turn["value"]) for turn in row["conversations"]] or [("", "")]
+    if [speaker, *(who for who, _ in turns)] != ["system", *["user", "assistant"] * (len(turns) // 2)] or not turns:
+        raise Unreadable("turns are not system, user, assistant, user, assistant, …")
+    prompt, messages, role = read_system(system), [], ""
+    for (_, asked), (_, trace) in zip(turns[::2], turns[1::2]):
+        prefixed = asked.startswith("(")  # the runtime puts its prefix before the newest query only
+        role, query = read_query(asked, prompt) if prefixed else (role, asked)
+        pairs, answer = pairs_of(trace)
+        messages += messages_of(query, pairs, answer.strip(), prompt.tools)
+    extra = {"instruction": prompt.instruction, "role": role, "knowledge": prompt.knowledge}
+    return {"id": str(row.get("id") or ""), **{key: value for key, value in extra.items() if value},
+            "tools": prompt.tools, "messages": messages}
 
 
 def seal_catalogue(folder: Path) -> dict[str, dict]:

@@ -4,6 +4,7 @@ A file is .jsonl (streamed) or .json (one list), in one of `FORMATS`, recognised
 fit comes back as `Rejected`, with its line, its reason and itself: rows in = canonical rows + rejected rows.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -17,6 +18,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from helpers import dialogues, formats
 from helpers.canonical import Unreadable, check
 
+_AGENTFABRIC = re.compile("## 你拥有如下工具|## You have the following tools")
 _Id = NotRequired[str | int | None]
 _Turn = TypedDict("_Turn", {"from": str, "value": str})
 
@@ -70,7 +72,7 @@ class Format:
 
 
 def ms_agent_format(read: Callable[[dict], dict], canonical: bool = True) -> Format:
-    """ms_agent rows, read by `read`. ModelScope's hub hands their conversations out as text, a Python literal."""
+    """Rows of `conversations`, read by `read`. ModelScope's hub hands those out as text, a Python literal."""
     turns = TypeAdapter(list[_Turn])
 
     def read_row(row: dict) -> dict:
@@ -83,6 +85,7 @@ def ms_agent_format(read: Callable[[dict], dict], canonical: bool = True) -> For
 
 FORMATS = {
     "ms_agent": ms_agent_format(dialogues.to_canonical),
+    "agentfabric": ms_agent_format(formats.from_agentfabric),
     "messages": Format(TypeAdapter(_Messages), formats.from_messages),
     "sharegpt": Format(TypeAdapter(_ShareGpt), formats.from_sharegpt),
     "seal_tools": Format(TypeAdapter(_SealTools), formats.from_seal_tools),
@@ -110,7 +113,9 @@ def format_of(row: object) -> str:
     if "conversations" in row:
         turns = row["conversations"] if isinstance(row["conversations"], list) else []
         speakers = {turn.get("from") for turn in turns if isinstance(turn, dict)}
-        return "sharegpt" if "tools" in row or speakers & {"human", "gpt", "function_call"} else "ms_agent"
+        if "tools" in row or speakers & {"human", "gpt", "function_call"}:
+            return "sharegpt"
+        return "agentfabric" if _AGENTFABRIC.search(str(row["conversations"])) else "ms_agent"
     if "messages" in row:
         return "messages"
     if "calling" in row:
@@ -119,10 +124,8 @@ def format_of(row: object) -> str:
 
 
 def read_rows(path: str | Path, format: str | None = None) -> Iterator[dict | Rejected]:
-    """Every row of a .jsonl or .json file as a canonical row, or as `Rejected`. Blank lines are skipped.
-
-    Args:
-        format: a name of `FORMATS`; without it, what the first readable row looks like.
+    """Every row of a .jsonl or .json file as a canonical row, or as `Rejected`. Blank lines are skipped. `format` is a
+    name of `FORMATS`; without it, what the first readable row looks like.
 
     Raises:
         FileNotFoundError: no such file, or Seal-Tools rows without their catalogue.

@@ -56,7 +56,7 @@ def test_modules_are_thin_and_public_functions_documented(path):
 
 
 def test_the_data_flow_points_one_way():
-    """dialogues → agentfabric → corpus → finetune → scoring → curves: nothing imports what comes after it."""
+    """canonical → dialogues → corpus → finetune → scoring → curves: nothing imports what comes after it."""
     def imported(name):
         return set(re.findall(r"^from helpers import (.*)|^from helpers\.(\w+)", (ROOT / "helpers" / f"{name}.py").read_text("utf-8"), re.M))
 
@@ -64,7 +64,8 @@ def test_the_data_flow_points_one_way():
         return {one.strip() for found in imported(name) for part in found for one in part.split(",") if one.strip()}
 
     assert names("agentfabric") == set()
-    assert names("dialogues") <= {"agentfabric"} and names("corpus") <= {"agentfabric", "dialogues"}
+    assert names("canonical") <= {"agentfabric"} and names("dialogues") <= {"agentfabric", "canonical"}
+    assert names("corpus") <= {"agentfabric", "canonical"} and names("splits") <= {"agentfabric"}
     assert names("scoring") <= {"agent", "agentfabric", "corpus"} and names("agent") <= {"agentfabric"}
     assert not any("notebooks" in path.read_text("utf-8") for path in HELPERS if path.stem not in ("tutorial", "playground"))
 

@@ -50,6 +50,21 @@ def test_openai_messages_with_parallel_calls_become_calls_in_turn(tmp_path):
         call_message("book_hotel", city="Rome"), {"role": "tool_response", "content": "R-1"}]
 
 
+@pytest.mark.parametrize("wording", ["0.7.1", "0.7.2"])
+def test_agentfabrics_own_prompts_are_read_back(tmp_path, two_turns, wording):
+    parts = {"instruction": "你是旅行助手。\n只用工具。", "knowledge": "一段知识"}
+    system = agentfabric.system_prompt(two_turns["tools"], parts["instruction"], "zh", wording=wording, knowledge=parts["knowledge"])
+    first, second = corpus.turns_of(two_turns)
+    prefix = agentfabric.query_prefix(two_turns["tools"], "zh", role="旅行助手", knowledge=True)
+    turns = [("system", system), ("user", first.query), ("assistant", corpus.trace_text(first)),
+             ("user", prefix + second.query), ("assistant", " " + second.answer)]
+    spoilt = [("system", system.replace('"city"', '"\\city"')), *turns[1:]]
+    good, bad = read(tmp_path, *({"id": "r2", "conversations": [{"from": who, "value": value} for who, value in one]}
+                                 for one in (turns, spoilt)))
+    assert good == {**two_turns, **parts, "role": "旅行助手"}
+    assert bad.reason == "a tool's line cannot be read", "as the seed's converter leaves them"
+
+
 def test_canonical_rows_pass_unchanged(tmp_path, row, two_turns):
     assert read(tmp_path, row, two_turns) == [row, two_turns]
 
