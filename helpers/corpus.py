@@ -34,6 +34,9 @@ from helpers.agentfabric import (
 )
 
 
+NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning in its log
+
+
 class Turn(NamedTuple):
     """One user turn of a dialogue: `query`, `calls` as ({"name", "arguments"}, result text) pairs, and `answer`. The
     last turn of a data set without results has None for both result and answer."""
@@ -143,7 +146,7 @@ def _heads(row: dict) -> Callable[[str], tuple[str, str]]:
     """Language → (tools, system message) of an AgentFabric training row: the agent template writes both into one
     prompt. It has no room for a knowledge block, so a row with one brings its whole prompt and no tools."""
     if row.get("knowledge"):
-        return lambda language: ("", system_prompt(row["tools"], _instruction(row, language), language,
+        return lambda language: (NO_TOOLS, system_prompt(row["tools"], _instruction(row, language), language,
                                                    knowledge=row["knowledge"]))
     tools = _tools_text(row)
     return lambda language: (tools, _instruction(row, language))
@@ -174,7 +177,7 @@ def render_rows(rows: Iterable[dict], shape: str) -> Iterator[dict]:
         if row["tools"]:
             yield from SHAPES[shape].render(row)
         else:
-            yield _row(row, ("", row.get("instruction")), row["messages"])
+            yield _row(row, (NO_TOOLS, row.get("instruction")), row["messages"])
 
 
 @contextmanager

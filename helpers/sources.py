@@ -113,7 +113,7 @@ def format_of(row: object) -> str:
     if "conversations" in row:
         turns = row["conversations"] if isinstance(row["conversations"], list) else []
         speakers = {turn.get("from") for turn in turns if isinstance(turn, dict)}
-        if "tools" in row or speakers & {"human", "gpt", "function_call"}:
+        if "tools" in row or "system" not in speakers and speakers:
             return "sharegpt"
         return "agentfabric" if _AGENTFABRIC.search(str(row["conversations"])) else "ms_agent"
     if "messages" in row:

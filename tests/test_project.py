@@ -9,6 +9,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from helpers import assets
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 DIRECT = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 HELPERS = sorted((ROOT / "helpers").glob("*.py"))
@@ -77,3 +79,10 @@ def test_the_readme_names_every_lesson_and_a_picture_that_exists():
     for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme):
         assert (ROOT / picture).exists(), picture
     assert "make tutorial" in readme and "make test" in readme
+
+
+@pytest.mark.parametrize("name", assets.AUTHORED)
+def test_the_data_cards_sha256_is_that_of_the_file(name):
+    digest = assets.sha256_of(assets.dataset_file(name))
+    (line,) = [line for line in (ROOT / "data" / "README.md").read_text("utf-8").splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"`{digest[:8]}…{digest[-6:]}`" in line
