@@ -33,7 +33,6 @@ from helpers.agentfabric import (
     user_message,
 )
 
-
 NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning in its log
 
 

@@ -193,8 +193,8 @@ def _stop(child: subprocess.Popen) -> None:
 def child_environment() -> dict:
     """The environment for ms-swift's processes: local models are never looked up on a hub, so no waiting offline; and
     threads that wait for others sleep, which halves the time where another program wants a core."""
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1", "MODELSCOPE_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
-            "TOKENIZERS_PARALLELISM": "false"}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1", "MODELSCOPE_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _cause(log: Path) -> str:
