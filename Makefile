@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export KIT_PROFILE = $(PROFILE)
 
-.PHONY: tutorial test lab notebooks requirements clean
+.PHONY: tutorial test lab serve vllm roleplay notebooks requirements clean
 
 tutorial: .venv/ready  ## run lessons 00 to 06 headless, end with a table, a figure and a transcript
 	@$(PY) -m helpers.tutorial
@@ -16,6 +16,15 @@ test: .venv/ready  ## all tests, every notebook in the smoke profile included
 lab: .venv/ready  ## JupyterLab on the lessons, on this machine only
 	@.venv/bin/jupyter lab --ip=127.0.0.1 notebooks
 
+PORT ?= 8000
+ENGINE ?= swift
+serve: .venv/ready  ## serve the trained run on this machine until Ctrl-C (ENGINE: swift, vllm, swift-vllm; PORT)
+	@$(PY) -m helpers.serving --engine $(ENGINE) --port $(PORT)
+
+roleplay: .venv-roleplay/ready  ## ModelScope-Agent 0.7.2 in an environment of its own
+
+vllm: .venv-vllm/ready  ## vLLM for CPUs in an environment of its own (minutes, 2.6 GB)
+
 notebooks: .venv/ready  ## maintainers: rebuild the notebooks from notebooks/text and execute them in place
 	@$(PY) -m helpers.tutorial --in-place
 
@@ -26,6 +35,13 @@ requirements: .venv/ready  ## maintainers: export pyproject.toml's dependencies 
 
 clean:  ## forget runs; the environment and downloaded models stay
 	rm -rf runs
+
+# Each program that pins its own libraries has its own environment; their lists are complete, hence --no-deps.
+.venv-roleplay/ready .venv-vllm/ready: .venv-%/ready: requirements-%.txt
+	@echo "Making .venv-$* (once; some minutes) ..."
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r $<
+	@touch $@
 
 .venv/ready: requirements.txt
 	@echo "Making .venv (once; some minutes) ..."
