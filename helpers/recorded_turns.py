@@ -120,11 +120,11 @@ def _check_carried(results: list[str], query: str, later: list[str]) -> None:
 
 
 def _leaves(value: object) -> list[str]:
-    """The values in a result; of plain text its numbers, for its words may be put differently, and of an address none,
-    for it has a rule of its own."""
+    """The values in a result; of plain text its numbers, for its words may be put differently, and the addresses in
+    it."""
     if isinstance(value, str):
         if _URL.search(value):
-            return []
+            return _URL.findall(value)
         return re.findall(r"\d+(?:\.\d+)?", value) if re.search(r"\s|[，。]", value) else [value]
     if isinstance(value, dict | list):
         return [leaf for one in (value.values() if isinstance(value, dict) else value) for leaf in _leaves(one)]
