@@ -40,7 +40,7 @@ clean:  ## forget runs; the environment and downloaded models stay
 .venv-roleplay/ready .venv-vllm/ready: .venv-%/ready: requirements-%.txt
 	@echo "Making .venv-$* (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-$*
-	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r $<
+	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
 .venv/ready: requirements.txt

@@ -3,7 +3,7 @@
     .venv-roleplay/bin/python -m helpers.roleplay v.jsonl --to http://127.0.0.1:8000/v1 --model smol --out done.jsonl
 
 A visit is one user turn: `{"id", "query", "tools"}`, and as needed `results` (`[tool, result]` pairs in order: what the
-tools answer; without them the tools of `roleplay_runtime.LOCAL` run), `instruction` (text, or RolePlay's own
+tools answer; without them the tools of `roleplay_tools.LOCAL` run), `instruction` (text, or RolePlay's own
 `{"name", "description", "instruction"}`), `history` and `knowledge`. Its transcript is
 `{"id", "steps", "requests", "error"}`, with steps as `helpers.agent` makes them, so that both loops are scored alike.
 

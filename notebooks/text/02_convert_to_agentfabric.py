@@ -272,6 +272,39 @@ print(read["messages"], "\n")
 print(next(corpus.render_rows([read], "trace"))["messages"][-1]["content"])
 
 # %% [markdown]
+# ## 11 · Rows recorded from AgentFabric
+#
+# The seed recipe's other remedy was to add 488 *recorded* visits. `helpers.recorder` stands between AgentFabric and any model server and keeps what they say. Here
+# the model is a **scripted teacher** (it plays a part from a script; it is no model), and our own loop asks; lesson 08 puts the real ModelScope-Agent in its place. Expect one line per request.
+
+# %%
+from helpers import agent, recorder, scoring
+from helpers.endpoint import Endpoint
+from helpers.scripted_teacher import NAME, script_of, scripted_teacher
+
+visits = [one for one in corpus.read_jsonl(assets.dataset_file("addition")) if len(corpus.turns_of(one)) == 1][:20]
+wire = folder / "recordings.jsonl"
+wire.unlink(missing_ok=True)
+with scripted_teacher(script_of(visits)) as teacher, recorder.recording(teacher, wire) as url:
+    model = Endpoint(url, {None: NAME})
+    for one in visits:
+        case = scoring.case_of(one)
+        prompt = {key: one[key] for key in ("instruction", "role", "knowledge") if key in one}
+        agent.run(one["tools"], case.query, lambda messages: model.ask([messages])[0], scoring.case_tools(case), **prompt)
+print(len(visits), "visits,", len(wire.read_text("utf-8").splitlines()), "requests recorded")
+
+# %% [markdown]
+# `recordings.convert` groups the requests into visits, and keeps a visit if its calls fit their tools, its answer carries what the tools said, and it stopped by
+# itself. We cut the last line, as a crash would. Expect one visit fewer, and the reason.
+
+# %%
+from helpers import recordings
+
+wire.write_text(wire.read_text("utf-8")[:-60], "utf-8")
+print(recordings.convert(wire, folder / "recorded.jsonl", source="scripted teacher"))
+corpus.read_jsonl(folder / "recorded.jsonl")[0]["messages"]
+
+# %% [markdown]
 # ## Checkpoint
 #
 # The whole file: every row is converted or accounted for, and every call of the original is still there.
