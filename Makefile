@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 PY := .venv/bin/python
 export KIT_PROFILE = $(PROFILE)
 
-.PHONY: tutorial test lab serve vllm roleplay notebooks requirements clean
+.PHONY: tutorial test lab serve agentfabric vllm roleplay notebooks requirements clean
 
 tutorial: .venv/ready  ## run lessons 00 to 06 headless, end with a table, a figure and a transcript
 	@$(PY) -m helpers.tutorial
@@ -20,6 +20,12 @@ PORT ?= 8000
 ENGINE ?= swift
 serve: .venv/ready  ## serve the trained run on this machine until Ctrl-C (ENGINE: swift, vllm, swift-vllm; PORT)
 	@$(PY) -m helpers.serving --engine $(ENGINE) --port $(PORT)
+
+APP_PORT ?= 7860
+APP_LANGUAGE ?= en
+agentfabric: .venv/ready .venv-agentfabric/ready  ## the AgentFabric app on the trained run (AGENTFABRIC_SRC: modelscope-agent v0.7.2)
+	@$(PY) -m helpers.agentfabric_app $(if $(AGENTFABRIC_SRC),--src "$(AGENTFABRIC_SRC)") --port $(APP_PORT) \
+		--language $(APP_LANGUAGE)
 
 roleplay: .venv-roleplay/ready  ## ModelScope-Agent 0.7.2 in an environment of its own
 
@@ -37,7 +43,7 @@ clean:  ## forget runs; the environment and downloaded models stay
 	rm -rf runs
 
 # Each program that pins its own libraries has its own environment; their lists are complete, hence --no-deps.
-.venv-roleplay/ready .venv-vllm/ready: .venv-%/ready: requirements-%.txt
+.venv-roleplay/ready .venv-agentfabric/ready .venv-vllm/ready: .venv-%/ready: requirements-%.txt
 	@echo "Making .venv-$* (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
