@@ -21,14 +21,14 @@ class Endpoint:
     """An OpenAI-compatible endpoint.
 
     url: the address that ends in /v1. names: what `ask` is given as adapter → the name it is served under; the base
-    model is under None. max_new_tokens: limit per reply. timeout: seconds to wait for one reply. parallel: requests
-    under way at once.
+    model is under None. max_new_tokens: limit per reply. timeout: seconds to wait for one reply; the time it waits for
+    others counts, too. parallel: requests under way at once.
     """
 
     url: str
     names: dict[str | Path | None, str]
     max_new_tokens: int = 256
-    timeout: float = 120
+    timeout: float = 300
     parallel: int = 8
     api_key: str = "EMPTY"  # servers on this machine ask for none, the client insists on one
 

@@ -94,7 +94,8 @@ PROFILES = {
     "smoke": Profile(
         name="smoke", model="smoke", model_type="llama", template="chatml", torch_dtype="float32", device="cpu",
         languages=("en", "zh"), train_rows=12, eval_rows=4, visits=4, bfcl=2, max_tools=3, max_chars=1200,
-        max_new_tokens=16, recipe={**_LAPTOP, "max_length": 2048, "save_steps": 2, "eval_steps": 2}),
+        max_new_tokens=16, recipe={**_LAPTOP, "max_length": 2048, "per_device_train_batch_size": 2, "save_steps": 2,
+                                   "eval_steps": 2}),
     "laptop": Profile(
         name="laptop", model="smollm2", model_type="llama", template="chatml", torch_dtype="fastest", device="cpu",
         languages=("en",), train_rows=176, eval_rows=12, visits=40, bfcl=40, max_tools=2, max_chars=1200,
