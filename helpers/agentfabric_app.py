@@ -103,8 +103,9 @@ def launch(source: Path, url: str, names: list[str], *, language: str = "en", po
 def _environment(port: int) -> dict:
     """For the app's process: this machine only, no usage reports, no proxy on the way to our server. Its paths are
     relative, because the app replaces the word "user" wherever a path has it, somebody's home included."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8",
-            "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False",
+    # a notebook's MPLBACKEND names a module that the app's environment does not have
+    return {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
+            "PYTHONIOENCODING": "utf-8", "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False",
             "DEFAULT_AGENT_DIR": ".", "CODE_INTERPRETER_WORK_DIR": "./files", "LOG_LEVEL": "ERROR",
             "LOG_ENABLE_FILE": "off", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
 
