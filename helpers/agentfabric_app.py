@@ -105,9 +105,10 @@ def _environment(port: int) -> dict:
     relative, because the app replaces the word "user" wherever a path has it, somebody's home included."""
     # a notebook's MPLBACKEND names a module that the app's environment does not have
     return {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1",
-            "PYTHONIOENCODING": "utf-8", "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False",
-            "DEFAULT_AGENT_DIR": ".", "CODE_INTERPRETER_WORK_DIR": "./files", "LOG_LEVEL": "ERROR",
-            "LOG_ENABLE_FILE": "off", "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+            "PYTHONIOENCODING": "utf-8", "GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_ANALYTICS_ENABLED": "False", "DEFAULT_AGENT_DIR": ".", "CODE_INTERPRETER_WORK_DIR": "./files",
+            "LOG_LEVEL": "ERROR", "LOG_ENABLE_FILE": "off", "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost"}
 
 
 def _wait_until_ready(process: subprocess.Popen, url: str, log: Path, timeout: float) -> None:
