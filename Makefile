@@ -1,10 +1,10 @@
-# Every target makes the environment first if it is not there. PROFILE: laptop (default), smoke, gpu, seed.
+# Every target makes the environment first if it is not there. PROFILE: laptop (default), smoke, gpu, seed (the study's: laptop, smoke, gpu, qwen3).
 PROFILE ?= laptop
 PYTHON ?= python3.11
 PY := .venv/bin/python
 export KIT_PROFILE = $(PROFILE)
 
-.PHONY: tutorial test lab serve agentfabric vllm roleplay notebooks requirements clean
+.PHONY: tutorial test lab study serve agentfabric vllm roleplay notebooks requirements clean
 
 tutorial: .venv/ready  ## run lessons 00 to 06 headless, end with a table, a figure and a transcript
 	@$(PY) -m helpers.tutorial
@@ -15,6 +15,9 @@ test: .venv/ready  ## all tests, every notebook in the smoke profile included
 
 lab: .venv/ready  ## JupyterLab on the lessons, on this machine only
 	@.venv/bin/jupyter lab --ip=127.0.0.1 notebooks
+
+study: .venv/ready  ## every run of the study that has no record yet, its tables and figures (STUDY: "--arms … --seeds …")
+	@$(PY) -m helpers.study $(STUDY)
 
 PORT ?= 8000
 ENGINE ?= swift

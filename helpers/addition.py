@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import corpus, dialogues, recordings, roleplay
+from helpers import dialogues, recordings, roleplay, storage
 from helpers.catalogue_dialogues import TRIES, WRITERS, Scene, system_prompt
 from helpers.catalogue_format import CATALOGUE, Domain, check_keys, read_yaml
 from helpers.catalogue_reader import read_domain
@@ -109,12 +109,12 @@ def record(rows: list[dict], out: Path) -> dict:
         with scripted_teacher(script_of(rows)) as teacher, recording(teacher, heard) as url:
             transcripts = roleplay.visits(visits, url, NAME, Path(folder) / "transcripts.jsonl")
         report = recordings.convert(heard, made, source="scripted teacher")
-        got = corpus.read_jsonl(made)
+        got = storage.read_jsonl(made)
         errors = [f"{one.id}: {one.error}" for one in transcripts if one.error]
         if errors or report["set_aside"] or [_content(row) for row in got] != [_content(row) for row in rows]:
             raise RecorderError(f"what was heard is not what was written: {errors[:3]}, set aside: "
                                 f"{report['set_aside']}, {len(got)} rows of {len(rows)}")
-        corpus.write_jsonl(out, got)
+        storage.write_jsonl(out, got)
     return report
 
 

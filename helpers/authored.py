@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from helpers import assets, corpus
+from helpers import assets, storage
 
 FOLDER = assets.repo_root() / "data" / "general"
 
@@ -61,4 +61,4 @@ def _dialogues(path: Path, split: str) -> Iterator[list[str]]:
 if __name__ == "__main__":
     for name, rows in authored_rows().items():
         file = assets.dataset_file(name)
-        print(f"{file.name}: {corpus.write_jsonl(file, rows)} rows, {file.stat().st_size / 1000:.0f} kB")
+        print(f"{file.name}: {storage.write_jsonl(file, rows)} rows, {file.stat().st_size / 1000:.0f} kB")

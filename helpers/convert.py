@@ -25,7 +25,7 @@ from pathlib import Path
 from pydantic_core import to_json
 from tqdm.auto import tqdm
 
-from helpers import assets, canonical, corpus, dialogues, seed_converter, sources
+from helpers import assets, canonical, corpus, dialogues, seed_converter, sources, storage
 
 WAYS = {"seed": None, "faithful": "trace", "wire": "wire"}  # the seed's way is no shape: it rewrites text
 BATCH = 1000  # lines that one process takes at a time
@@ -64,7 +64,7 @@ def convert(source: str, way: str, out: str | Path, *, strict: bool = False, wor
     path, out = assets.dataset_file(source), Path(out)
     names = {"rows": out, "rejected": out.with_suffix(".rejected.jsonl"), "report": out.with_suffix(".report.json")}
     counts, reasons = Counter(), Counter()
-    with assets.clear_errors(str(out)), corpus.complete_files(names) as files, tqdm(unit="row", delay=2) as bar:
+    with assets.clear_errors(str(out)), storage.complete_files(names) as files, tqdm(unit="row", delay=2) as bar:
         for converted, rows, rejected in _convert_all(path, way, workers or os.cpu_count() or 1):
             if strict and rejected:
                 raise ValueError(f"{path}, line {rejected[0].line}, id {rejected[0].id!r}: {rejected[0].reason}")

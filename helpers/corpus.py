@@ -1,4 +1,4 @@
-"""From canonical rows to training rows and files: choose a shape, render, write.
+"""From canonical rows to training rows: choose a shape, render.
 
 A shape is how one canonical dialogue becomes training rows of ms-swift (`tools` + `messages`):
 
@@ -7,18 +7,15 @@ A shape is how one canonical dialogue becomes training rows of ms-swift (`tools`
 - "trace": the whole dialogue turn in one assistant message, as the seed recipes train it.
 - "react": the same trace in ms_agent's own words (Thought, Final Answer), for ms-swift's ReAct template.
 - "hermes": roles as they are, for ms-swift's Hermes template.
+- "ms_agent": ms_agent's rows as they are, their own prompt included; "seed": those after the seed recipe's script.
 
 A canonical row may bring the prompt's other parts along: `instruction` (the role prompt), `role` and `knowledge`, as
 for `agentfabric.first_request`.
 """
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from pydantic_core import from_json
 
@@ -32,6 +29,9 @@ from helpers.agentfabric import (
     system_prompt,
     user_message,
 )
+from helpers.canonical import Unreadable
+from helpers.dialogues import to_ms_agent
+from helpers.seed_converter import seed_row
 
 NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning in its log
 
@@ -141,6 +141,25 @@ def _hermes(row: dict) -> Iterator[dict]:
     yield _row(row, (_tools_text(row), row.get("instruction")), row["messages"])
 
 
+def _ms_agent(row: dict) -> Iterator[dict]:
+    yield _text_row(to_ms_agent(row))
+
+
+def _seed(row: dict) -> Iterator[dict]:
+    """Nothing where the seed's script dies; `convert` counts those rows."""
+    try:
+        converted = seed_row(to_ms_agent(row))
+    except Unreadable:
+        return
+    yield _text_row(converted)
+
+
+def _text_row(row: dict) -> dict:
+    """A row whose tools stand in its system text: ms-swift adds no prompt of its own."""
+    messages = [{"role": turn["from"], "content": turn["value"]} for turn in row["conversations"]]
+    return _row(row, (NO_TOOLS, None), messages)
+
+
 def _heads(row: dict) -> Callable[[str], tuple[str, str]]:
     """Language → (tools, system message) of an AgentFabric training row: the agent template writes both into one
     prompt. It has no room for a knowledge block, so a row with one brings its whole prompt and no tools."""
@@ -167,6 +186,8 @@ SHAPES = {
     "trace": Shape("agentfabric", "agentfabric", _trace),
     "react": Shape("react_en", "react", _react),
     "hermes": Shape("hermes", "hermes", _hermes),
+    "ms_agent": Shape("react_en", "react", _ms_agent),
+    "seed": Shape("react_en", "react", _seed),
 }
 
 
@@ -177,40 +198,3 @@ def render_rows(rows: Iterable[dict], shape: str) -> Iterator[dict]:
             yield from SHAPES[shape].render(row)
         else:
             yield _row(row, (NO_TOOLS, row.get("instruction")), row["messages"])
-
-
-@contextmanager
-def complete_files(paths: dict[str, Path]) -> Iterator[dict[str, BinaryIO]]:
-    """Files to write, by the keys of `paths`: they appear under their names, together, when the block ends well; else
-    nothing of them is left."""
-    partials = {key: path.with_name(f".{path.name}.{os.getpid()}.partial") for key, path in paths.items()}
-    try:
-        with ExitStack() as stack:
-            for path in paths.values():
-                path.parent.mkdir(parents=True, exist_ok=True)
-            yield {key: stack.enter_context(open(partial, "wb")) for key, partial in partials.items()}
-        for key, partial in partials.items():
-            os.replace(partial, paths[key])
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
-
-
-def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
-    """Write rows, one JSON object a line; the file appears under its name only when complete. Returns the count.
-
-    Raises:
-        OSError: disk full or folder not writable; a partial temporary file is removed.
-    """
-    count = 0
-    with complete_files({"rows": Path(path)}) as files:
-        for row in rows:
-            files["rows"].write(json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n")
-            count += 1
-    return count
-
-
-def read_jsonl(path: str | Path) -> list[dict]:
-    """All rows of a .jsonl file."""
-    with open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]

@@ -13,20 +13,20 @@ request finds the same folder, finished (then nothing is trained), interrupted (
 import hashlib
 import json
 import os
-import random
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
-import psutil
 import yaml
+from filelock import FileLock, Timeout
 
-from helpers import assets, canonical, corpus, hardware, manifest, sources, splits
+from helpers import assets, corpus, hardware, manifest, storage
 from helpers.profiles import Profile
+from helpers.supervisor import cause_in, supervised
+from helpers.training_set import prepare_data
 
 PLUGIN = Path(__file__).with_name("swift_plugin.py")
 
@@ -51,9 +51,10 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
-        """Step 0 and every saved checkpoint, by step."""
-        saved = sorted(self.path.glob("swift/checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-        return [Checkpoint(0, None), *(Checkpoint(int(path.name.split("-")[1]), path) for path in saved)]
+        """Step 0 and every checkpoint that was saved whole, by step: its last file is trainer_state.json."""
+        saved = {int(path.parent.name.split("-")[1]): path.parent
+                 for path in self.path.glob("swift/checkpoint-*/trainer_state.json")}
+        return [Checkpoint(0, None), *(Checkpoint(step, saved[step]) for step in sorted(saved))]
 
     @property
     def finished(self) -> bool:
@@ -63,7 +64,7 @@ class Run:
     @property
     def cases(self) -> list[dict]:
         """The held-out canonical rows that belong to this run's split."""
-        return corpus.read_jsonl(self.path / "data" / "cases.jsonl")
+        return storage.read_jsonl(self.path / "data" / "cases.jsonl")
 
     def log(self) -> list[dict]:
         """ms-swift's log records so far, one per logging or evaluation step."""
@@ -71,33 +72,6 @@ class Run:
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("}")]
         return [record for record in records if "global_step/max_steps" in record]
-
-
-def prepare_data(profile: Profile) -> dict[str, list[dict]]:
-    """Training rows, evaluation rows and held-out cases of a profile, drawn with its seed.
-
-    Returns {"train", "eval"}: training rows in the profile's shape; {"cases"}: canonical held-out rows, one user
-    turn each. No tool of "eval" or "cases" occurs in a prompt of "train".
-    """
-    rows, _ = sources.split_rejected(sources.read_rows(assets.dataset_file(profile.source)))
-    split = splits.by_tool(rows)
-    train, heldout = (_drawn(part, profile) for part in (split.train, split.heldout))
-    single = [row for row in heldout if len(corpus.turns_of(row)) == 1]
-    calling = [row for row in single if canonical.calls_of(row["messages"])]
-    silent = [row for row in single if not canonical.calls_of(row["messages"])]
-    few = profile.visits // 5  # one case in five needs no tool
-    return {"train": list(islice(corpus.render_rows(train, profile.shape), profile.train_rows)),
-            "eval": list(islice(corpus.render_rows(single[::-1], profile.shape), profile.eval_rows)),
-            "cases": calling[:profile.visits - few] + silent[:few]}
-
-
-def _drawn(rows: list[dict], profile: Profile) -> list[dict]:
-    """Rows the profile can use, shuffled: its languages, and prompts that are short enough."""
-    usable = [row for row in rows if canonical.row_language(row) in profile.languages
-              and len(row["tools"]) <= profile.max_tools
-              and len(json.dumps(row, ensure_ascii=False)) <= profile.max_chars]
-    random.Random(profile.seed).shuffle(usable)
-    return usable
 
 
 def recipe_of(profile: Profile) -> dict:
@@ -122,17 +96,35 @@ def finetune(profile: Profile, watch: Callable[[list[dict]], None] | None = None
     """
     data, recipe = prepare_data(profile), recipe_of(profile)
     run = _run_of(profile, recipe, data, root)
-    shown = os.path.relpath(run.path, assets.repo_root())
     if run.finished:
-        print(f"Reusing the finished run {shown} ({len(run.checkpoints) - 1} checkpoints).")
+        print(f"Reusing the finished run {os.path.relpath(run.path, assets.repo_root())} "
+              f"({len(run.checkpoints) - 1} checkpoints).")
         return run
-    started = time.time()
     model = assets.model_dir(profile.model)
+    with _alone(run):
+        _finetune(run, profile, recipe, data, model, watch)
+    return run
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Hold the run folder's lock: two trainings in one folder would spoil each other."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run.path / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise TrainingError(f"{run.path} is being trained by another process: wait for it, or stop it.") from None
+
+
+def _finetune(run: Run, profile: Profile, recipe: dict, data: dict, model: Path, watch: Callable | None) -> None:
+    started = time.time()
     files = {name: run.path / "data" / f"{name}.jsonl" for name in data}
     for name, path in files.items():
-        corpus.write_jsonl(path, data[name])
+        storage.write_jsonl(path, data[name])
     last = run.checkpoints[-1]
-    print(f"{'Resuming' if last.path else 'Training'} {shown}" + (f" from step {last.step}." if last.path else "."))
+    print(f"{'Resuming' if last.path else 'Training'} {os.path.relpath(run.path, assets.repo_root())}"
+          + (f" from step {last.step}." if last.path else "."))
     _write_recipe(run, {"model": str(model), "dataset": [str(files["train"])], "val_dataset": [str(files["eval"])],
                         "external_plugins": [str(PLUGIN)], "output_dir": str(run.path / "swift"),
                         "add_version": False, "load_from_cache_file": False, "split_dataset_ratio": 0, **recipe,
@@ -141,12 +133,25 @@ def finetune(profile: Profile, watch: Callable[[list[dict]], None] | None = None
     manifest.write(run.path, profile=asdict(profile), recipe=recipe, wall_seconds=round(time.time() - started),
                    resumed_from=last.step, data_sha256={name: assets.sha256_of(path) for name, path in files.items()},
                    metrics=run.log()[-3:])
-    return run
 
 
 def find(profile: Profile, root: str | Path = "runs") -> Run:
     """The run folder that `finetune` would use, finished or not."""
     return _run_of(profile, recipe_of(profile), prepare_data(profile), root)
+
+
+def sign_of_life(name: str, root: str | Path = "runs") -> str:
+    """What is going on in the run folders of a profile's name: the training step and the time to go, or the newest
+    score; "" if nothing changed in the last 90 seconds."""
+    folder = assets.repo_root() / root / name
+    files = [*folder.glob("*/swift/logging.jsonl"), *folder.glob("*/scores/*.json")]
+    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or time.time() - newest.stat().st_mtime > 90:
+        return ""
+    if newest.suffix == ".json":
+        return f"scored {newest.stem}"
+    log = Run(newest.parent.parent).log()
+    return f"training {log[-1].get('global_step/max_steps')}, {log[-1].get('remaining_time')} to go" if log else ""
 
 
 def _run_of(profile: Profile, recipe: dict, data: dict, root: str | Path) -> Run:
@@ -162,8 +167,8 @@ def _write_recipe(run: Run, settings: dict) -> None:
 def _train(run: Run, watch: Callable | None) -> None:
     """Run `swift sft` on the run's recipe; the child's end frees its memory, and its interruption loses nothing."""
     command = [sys.executable, "-m", "swift.cli.main", "sft", str(run.path / "recipe.yaml")]
-    with open(run.path / "train.log", "a", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=child_environment())
+    log = run.path / "train.log"
+    with supervised(command, log, child_environment(), append=True) as child:
         try:
             while child.poll() is None:
                 time.sleep(1)
@@ -172,22 +177,9 @@ def _train(run: Run, watch: Callable | None) -> None:
         except KeyboardInterrupt:
             print(f"Interrupted after step {run.checkpoints[-1].step}; run this again to resume from there.")
             raise
-        finally:
-            _stop(child)
     if child.returncode:
-        raise TrainingError(f"training stopped with exit code {child.returncode}: {_cause(run.path / 'train.log')}\n"
-                            f"Whole log: {run.path / 'train.log'}. Running the same again resumes.") from None
-
-
-def _stop(child: subprocess.Popen) -> None:
-    """End the child and its children: ms-swift's command line starts the trainer as a process of its own."""
-    if child.poll() is None:
-        processes = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
-        for process in processes:
-            process.terminate()
-        for process in psutil.wait_procs(processes, timeout=10)[1]:
-            process.kill()
-        child.wait()
+        raise TrainingError(f"training stopped with exit code {child.returncode}: {cause_in(log)}\n"
+                            f"Whole log: {log}. Running the same again resumes.") from None
 
 
 def child_environment() -> dict:
@@ -195,9 +187,3 @@ def child_environment() -> dict:
     threads that wait for others sleep, which halves the time where another program wants a core."""
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "HF_HUB_OFFLINE": "1", "MODELSCOPE_OFFLINE": "1",
             "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-
-
-def _cause(log: Path) -> str:
-    """The last line of a log that names an error."""
-    lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no output")

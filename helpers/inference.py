@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from helpers import assets, hardware
 from helpers.agentfabric import STOP_WORDS
 from helpers.profiles import Profile
+from helpers.tokens import template_of
 
 
 class Reply(str):
@@ -60,6 +61,32 @@ class Model:
                     replies[i].finished = answer.choices[0].finish_reason != "length"
                 bar.update(len(batch))
         return replies
+
+    def grade(self, rows: list[dict], adapter: str | Path | None = None) -> list[dict]:
+        """How well the model expects training rows of ms-swift (teacher-forced: every token is guessed from the right
+        ones before it).
+
+        Args:
+            rows: in wire shape, or plain chat; the labels are those of wire shape.
+            adapter: as for `ask`.
+
+        Returns one {"tokens": how many are labels, "right": how many of them the model would have written, "nats":
+        their summed negative log likelihood} per row.
+        """
+        import torch
+
+        engine, template = self._engine(str(adapter) if adapter else None), template_of(self.profile, "wire")
+        grades = []
+        for row in rows:
+            encoded = template.encode({key: row[key] for key in ("messages", "tools")})
+            labels = torch.tensor(encoded["labels"])[1:]
+            with torch.inference_mode():
+                logits = engine.model(torch.tensor([encoded["input_ids"]], device=engine.model.device)).logits[0, :-1]
+            graded = labels != -100
+            logits, labels = logits.float().cpu()[graded], labels[graded]
+            nats = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            grades.append({"tokens": len(labels), "right": int((logits.argmax(-1) == labels).sum()), "nats": nats})
+        return grades
 
     def _load(self, adapter: str | None):
         if adapter and not (Path(adapter) / "adapter_config.json").exists():

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from helpers import assets, corpus
+from helpers import assets, storage
 
 LANGUAGES = ("zh", "en")
 
@@ -117,7 +117,7 @@ def general(split: str = "train", languages: Sequence[str] = LANGUAGES) -> list[
     Raises:
         ValueError: no such rows.
     """
-    rows = [row for row in corpus.read_jsonl(assets.dataset_file("general")) if row["lang"] in languages]
+    rows = [row for row in storage.read_jsonl(assets.dataset_file("general")) if row["lang"] in languages]
     return [{"id": row["id"], "tools": [], "messages": row["messages"]} for row in _of_split(rows, split)]
 
 
@@ -143,7 +143,7 @@ def self_cognition(name: str | Sequence[str], author: str | Sequence[str], split
             text = text.replace(placeholder, value[language])
         return text
 
-    rows = [row for row in corpus.read_jsonl(assets.dataset_file(source)) if row["tag"] in languages]
+    rows = [row for row in storage.read_jsonl(assets.dataset_file(source)) if row["tag"] in languages]
     return [{"id": row.get("id") or f"self-{n}", "tools": [], "messages": [
         {"role": "user", "content": filled(row["query"], row["tag"])},
         {"role": "assistant", "content": filled(row["response"], row["tag"])}]}

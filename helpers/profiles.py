@@ -59,7 +59,9 @@ class Profile:
     source: where dialogues come from, for `assets.dataset_file`. languages: those trained and scored in.
     shape: see `corpus.SHAPES`. train_rows: training rows (requests, in wire shape). max_tools and max_chars: longest
     prompt that is used. eval_rows: held-out rows for token accuracy. visits, bfcl: cases scored at every checkpoint.
-    scorers: processes that score side by side (on a CPU).
+    scorers: processes that score side by side (on a CPU). measures: what every checkpoint is asked, see
+    `evaluate.SCORERS`; bfcl_categories: see `bfcl.CATEGORIES`. addition, general, self_cognition: the study's mixes,
+    see `training_set`. The seed draws the training rows and their order; the held-out cases are the same for all.
     """
 
     name: str
@@ -81,6 +83,11 @@ class Profile:
     max_new_tokens: int = 256
     batch_size: int = 16
     scorers: int = 1
+    measures: tuple = ("visits", "bfcl")
+    bfcl_categories: tuple = ("simple_python", "multiple")
+    addition: float = 0.0
+    general: float = 0.0
+    self_cognition: float = 0.0
     seed: int = 42
 
 

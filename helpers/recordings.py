@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from helpers import assets, corpus
+from helpers import assets, corpus, storage
 from helpers.canonical import Unreadable, check
 from helpers.prompt_parser import Prompt, read_query, read_system
 from helpers.recorded_turns import messages_of, pairs_of
@@ -106,7 +106,7 @@ def convert(recordings: str | Path, out: str | Path, source: str = "recorded") -
     numbers = {number for number, line in enumerate(lines, 1) if line.strip()}
     assert covered == numbers, "a recording is neither in a row nor set aside"
     with (assets.clear_errors(str(out)),
-          corpus.complete_files({"rows": out, "rejected": out.with_suffix(".rejected.jsonl")}) as files):
+          storage.complete_files({"rows": out, "rejected": out.with_suffix(".rejected.jsonl")}) as files):
         files["rows"].writelines(to_json(row) + b"\n" for row in rows)
         files["rejected"].writelines(to_json(asdict(one)) + b"\n" for one in aside)
     turns = sum(len(corpus.turns_of(row)) for row in rows)

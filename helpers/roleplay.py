@@ -24,8 +24,9 @@ from pathlib import Path
 
 from helpers.agent import Step
 from helpers.agentfabric import Call, function_of
-from helpers.corpus import read_jsonl, trace_text, turns_of, write_jsonl
+from helpers.corpus import trace_text, turns_of
 from helpers.roleplay_tools import LOCAL
+from helpers.storage import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ROOT / ".venv-roleplay" / "bin" / "python"

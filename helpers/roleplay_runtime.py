@@ -24,9 +24,9 @@ from modelscope_agent.tools.base import BaseTool
 
 from helpers.agent import Step
 from helpers.agentfabric import DEFAULT_INSTRUCTION, Call, cut_at_stop, function_of, user_message
-from helpers.corpus import write_jsonl
 from helpers.roleplay import RolePlayError
 from helpers.roleplay_tools import LOCAL, recorded
+from helpers.storage import write_jsonl
 
 KEYS = {"amap_weather": "AMAP_TOKEN", "image_gen": "DASHSCOPE_API_KEY"}  # tool → the variable its real service needs
 

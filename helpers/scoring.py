@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from helpers.agent import Step
-from helpers.agentfabric import STOP_WORDS, Call, function_of, parse_arguments
+from helpers.agentfabric import STOP_WORDS, Call, function_of, parse_arguments, read_calls
 from helpers.corpus import turns_of
 
 DENIALS = ("cannot obtain", "can't obtain", "unable to", "i cannot", "i can't", "无法", "不能获取", "抱歉")
@@ -52,7 +52,7 @@ def _read(text: str, otherwise: Callable[[str], object] = str) -> object:
     for read in (parse_arguments, otherwise):
         try:
             return read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
     return text
 
@@ -132,6 +132,15 @@ def judge(case: Case, transcript: list[Step]) -> dict:
         "faithful_answer": faithful if gold and calls and case.facts else None,
         "no_tool_accuracy": (not calls and stopped) if not gold else None,
     }
+
+
+def judge_first(case: Case, reply: str) -> dict[str, bool]:
+    """Whether the first call in a reply names the first gold call's tool, and equals it: {"tool_name", "full_call"}.
+    Arguments may also be a Python literal, as ms_agent writes them."""
+    call, right = next(iter(read_calls(reply)), None), case.calls[0][0]
+    named = call is not None and call.name == right["name"]
+    return {"tool_name": named,
+            "full_call": named and same_value(_read(call.arguments, ast.literal_eval), right["arguments"])}
 
 
 def carries(answer: str, case: Case) -> bool:

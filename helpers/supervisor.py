@@ -1,8 +1,9 @@
 """Run a program that ends with whoever started it: `with supervised(command, log): ...`.
 
-A server started from a notebook must not outlive it. This file, run as a process of its own, stands between the two:
-it starts the program and reads a pipe whose other end only the notebook's process holds. The pipe closes when the
-block is left, and also when that process crashes or is killed: then everything the program has started is ended.
+A server or a training started from a notebook must not outlive it. This file, run as a process of its own, stands
+between the two: it starts the program and reads a pipe whose other end only the notebook's process holds. The pipe
+closes when the block is left, and also when that process crashes or is killed: then everything the program has started
+is ended.
 A session of its own (`setsid`) keeps the notebook's stop button away from the program, and marks its whole family, so
 that processes whose parent is gone already are found too.
 """
@@ -22,14 +23,15 @@ import psutil
 
 
 @contextmanager
-def supervised(command: list[str], log: Path, environment: dict | None = None) -> Iterator[subprocess.Popen]:
-    """Run `command` for the length of the block; what it prints goes to the file `log`, made anew.
+def supervised(command: list[str], log: Path, environment: dict | None = None, *,
+               append: bool = False) -> Iterator[subprocess.Popen]:
+    """Run `command` for the length of the block; what it prints goes to the file `log`, made anew unless `append`.
 
     Yields its supervisor's process: it ends when the program does, with the program's exit code. After the block no
     process of the program's session is left, however many it started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as output:
+    with open(log, "a" if append else "w", encoding="utf-8") as output:
         supervisor = subprocess.Popen([sys.executable, __file__, *command], stdin=subprocess.PIPE, stdout=output,
                                       stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     try:

@@ -96,7 +96,7 @@ def _progress(label: str, cells: int, profile: str) -> Iterator[Callable]:
     with tqdm(desc=label, total=cells, unit="cell", leave=False, mininterval=patience) as bar:
         def tick() -> None:
             while not stop.wait(5):
-                bar.set_postfix_str(_sign_of_life(profile))
+                bar.set_postfix_str(finetune.sign_of_life(profile))
 
         thread = threading.Thread(target=tick, daemon=True)
         thread.start()
@@ -105,19 +105,6 @@ def _progress(label: str, cells: int, profile: str) -> Iterator[Callable]:
         finally:
             stop.set()
             thread.join()
-
-
-def _sign_of_life(profile: str) -> str:
-    """The training step and time to go, or the newest score, if a run of the profile changed in the last minute."""
-    files = [*(assets.repo_root() / "runs" / profile).glob("*/swift/logging.jsonl"),
-             *(assets.repo_root() / "runs" / profile).glob("*/scores/*.json")]
-    newest = max(files, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None or time.time() - newest.stat().st_mtime > 90:
-        return ""
-    if newest.suffix == ".json":
-        return f"scored {newest.stem}"
-    log = finetune.Run(newest.parent.parent).log()
-    return f"training {log[-1].get('global_step/max_steps')}, {log[-1].get('remaining_time')} to go" if log else ""
 
 
 def keep_record(run: finetune.Run, profile: str) -> None:

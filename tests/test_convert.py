@@ -6,7 +6,7 @@ import re
 import pytest
 from test_dialogues import good_row
 
-from helpers import agentfabric, assets, convert, corpus, dialogues, seed_converter, sources
+from helpers import agentfabric, assets, convert, corpus, dialogues, seed_converter, sources, storage
 
 
 def lines_of(path):
@@ -41,7 +41,7 @@ def test_the_seeds_way_sets_aside_what_kills_its_script(tmp_path):
     dying = good_row()
     dying["conversations"][0]["value"] = dying["conversations"][0]["value"].replace("useful for?", "good for?")
     source = tmp_path / "in.jsonl"
-    corpus.write_jsonl(source, [good_row(), dying])
+    storage.write_jsonl(source, [good_row(), dying])
     report = convert.convert(str(source), "seed", tmp_path / "out.jsonl")
     (rejected,) = lines_of(tmp_path / "out.rejected.jsonl")
     assert (report.converted, rejected["line"], rejected["row"]) == (1, 2, dying)
@@ -72,7 +72,7 @@ def test_strict_names_the_line_and_writes_nothing(tmp_path, capsys):
 def test_batches_in_several_processes_keep_order_and_count(tmp_path, monkeypatch):
     source = tmp_path / "in.jsonl"
     rows = [{**good_row(), "id": str(n)} if n % 7 else {"id": str(n)} for n in range(1, 2300)]
-    corpus.write_jsonl(source, rows)
+    storage.write_jsonl(source, rows)
     report = convert.convert(str(source), "faithful", tmp_path / "out.jsonl", workers=2)
     assert [row["id"] for row in lines_of(tmp_path / "out.jsonl")] == [row["id"] for row in rows if len(row) > 1]
     assert [row["line"] for row in lines_of(tmp_path / "out.rejected.jsonl")] == [*range(7, 2300, 7)]

@@ -8,7 +8,7 @@ from conftest import call_message, tool
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import agentfabric, assets, canonical, corpus, finetune, profiles, sources, splits
+from helpers import agentfabric, assets, canonical, corpus, finetune, profiles, sources, splits, storage
 
 
 def numbered(n):
@@ -116,7 +116,7 @@ def test_a_file_appears_only_when_complete(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        corpus.write_jsonl(tmp_path / "deep" / "out.jsonl", rows())
+        storage.write_jsonl(tmp_path / "deep" / "out.jsonl", rows())
     assert list((tmp_path / "deep").iterdir()) == []
-    assert corpus.write_jsonl(tmp_path / "out.jsonl", [{"a": "é"}]) == 1
-    assert corpus.read_jsonl(tmp_path / "out.jsonl") == [{"a": "é"}]
+    assert storage.write_jsonl(tmp_path / "out.jsonl", [{"a": "é"}]) == 1
+    assert storage.read_jsonl(tmp_path / "out.jsonl") == [{"a": "é"}]

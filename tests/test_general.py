@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from helpers import agentfabric, assets, authored, corpus, mix, sources, splits
+from helpers import agentfabric, assets, authored, mix, sources, splits, storage
 from helpers.catalogue_reader import load_catalogue
 
-ROWS = {name: corpus.read_jsonl(assets.dataset_file(name)) for name in ("general", "self_cognition")}
+ROWS = {name: storage.read_jsonl(assets.dataset_file(name)) for name in ("general", "self_cognition")}
 GENERAL, SELF = ROWS.values()
 EQUATION = re.compile(r"((?:[\d.]+ [-+×÷] )+[\d.]*\d) = (\d+(?:\.\d+)?)")
 ALIKE = 0.7  # share of common words (Chinese: characters) from which two questions count as near-duplicates
@@ -106,7 +106,7 @@ def test_no_question_comes_from_the_instruction_sets_that_can_be_seen_here(share
 
 
 def test_no_self_cognition_answer_comes_from_swifts_set(shared):
-    theirs = {row["response"] for row in corpus.read_jsonl(shared / "self-cognition" / "self_cognition.jsonl")}
+    theirs = {row["response"] for row in storage.read_jsonl(shared / "self-cognition" / "self_cognition.jsonl")}
     assert len(theirs) > 100 and theirs.isdisjoint(row["response"] for row in SELF)
 
 

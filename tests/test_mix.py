@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import corpus, mix, profiles, tokens
+from helpers import corpus, mix, profiles, storage, tokens
 
 SMOKE = profiles.get("smoke")
 
@@ -99,7 +99,7 @@ def test_names_come_out_as_from_swifts_own_preprocessor():
     theirs = SelfCognitionPreprocessor()
     theirs.set_name_author(("小智", "Kit"), ("甲", "B."))
     expected = [theirs.preprocess({key: row[key] for key in ("query", "response", "tag")})["messages"]
-                for row in corpus.read_jsonl(mix.assets.dataset_file("self_cognition")) if row["split"] == "train"]
+                for row in storage.read_jsonl(mix.assets.dataset_file("self_cognition")) if row["split"] == "train"]
     assert [row["messages"] for row in mix.self_cognition(("小智", "Kit"), ("甲", "B."))] == expected
 
 
@@ -148,7 +148,7 @@ def test_one_file_holds_rows_with_and_without_tools(without, row, tmp_path):
     plain = [{**without, "id": one["id"], "messages": one["messages"]} for one in plain_rows()]
     template = tokens.template_of(SMOKE, "wire")
     for mixed in (agent + plain, plain + agent):
-        corpus.write_jsonl(tmp_path / "rows.jsonl", mixed)
+        storage.write_jsonl(tmp_path / "rows.jsonl", mixed)
         loaded, _ = load_dataset([str(tmp_path / "rows.jsonl")], split_dataset_ratio=0, load_from_cache_file=False)
         texts = [template.tokenizer.decode(template.encode(dict(one))["input_ids"]) for one in loaded]
         assert ["# Tools" in text for text in texts] == [one in agent for one in mixed]

@@ -67,7 +67,8 @@ def test_the_data_flow_points_one_way():
 
     assert names("agentfabric") == set()
     assert names("canonical") <= {"agentfabric"} and names("dialogues") <= {"agentfabric", "canonical"}
-    assert names("corpus") <= {"agentfabric", "canonical"} and names("splits") <= {"agentfabric"}
+    assert names("seed_converter") <= {"agentfabric", "canonical", "dialogues"}
+    assert names("corpus") <= {"agentfabric", "canonical", "dialogues", "seed_converter"} and names("splits") <= {"agentfabric"}
     assert names("scoring") <= {"agent", "agentfabric", "corpus"} and names("agent") <= {"agentfabric"}
     assert not any("notebooks" in path.read_text("utf-8") for path in HELPERS if path.stem not in ("tutorial", "playground"))
 

@@ -36,7 +36,7 @@ def test_every_verdict_follows_from_the_raw_replies(scores):
 def test_bfcls_verdicts_follow_from_the_raw_replies(scores):
     from helpers import bfcl
 
-    cases = {case["id"]: case for case in bfcl.load_cases(evaluate.BFCL_CATEGORIES, n=PROFILE.bfcl, max_chars=PROFILE.max_chars)}
+    cases = {case["id"]: case for case in bfcl.load_cases(PROFILE.bfcl_categories, n=PROFILE.bfcl, max_chars=PROFILE.max_chars)}
     for kept in (case for score in scores for case in score["bfcl"]):
         assert evaluate.checked(cases[kept["id"]], kept["reply"])["valid"] == kept["valid"]
 

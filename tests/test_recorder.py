@@ -15,9 +15,10 @@ from starlette.routing import Route
 
 from helpers import agentfabric, recorder, recordings, roleplay
 from helpers.canonical import Unreadable
-from helpers.corpus import read_jsonl, turns_of, wire_requests
+from helpers.corpus import turns_of, wire_requests
 from helpers.prompt_parser import read_query, read_system
 from helpers.scripted_teacher import NAME, script_of, scripted_teacher
+from helpers.storage import read_jsonl
 
 CHAT = {"model": NAME, "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "你好"}]}
 

@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from helpers import agent, agentfabric, recorder, recordings, roleplay, scoring
 from helpers.addition import author
-from helpers.corpus import read_jsonl
 from helpers.roleplay_tools import LOCAL
 from helpers.scripted_teacher import NAME, script_of, scripted_teacher
+from helpers.storage import read_jsonl
 
 real = pytest.mark.skipif(not roleplay.PYTHON.exists(), reason="needs ModelScope-Agent's environment: make roleplay")
 WEATHER = json.loads((ROOT / "data/roleplay/tools.json").read_text("utf-8"))

@@ -19,7 +19,20 @@ import psutil
 import pytest
 from conftest import ROOT
 
-from helpers import agent, assets, corpus, endpoint, engines, finetune, inference, merging, profiles, serving, sources
+from helpers import (
+    agent,
+    assets,
+    corpus,
+    endpoint,
+    engines,
+    finetune,
+    inference,
+    merging,
+    profiles,
+    serving,
+    sources,
+    storage,
+)
 from helpers import supervisor as sv
 from helpers.agentfabric import first_request, read_calls
 
@@ -59,7 +72,7 @@ def in_process():
 @pytest.fixture(scope="module")
 def dialogue(run):
     """The canonical dialogue that the model has learned by heart."""
-    (name,) = {row["id"] for row in corpus.read_jsonl(run.path / "data" / "train.jsonl")}
+    (name,) = {row["id"] for row in storage.read_jsonl(run.path / "data" / "train.jsonl")}
     rows, _ = sources.split_rejected(sources.read_rows(assets.dataset_file("authored")))
     return next(row for row in rows if row["id"] == name)
 

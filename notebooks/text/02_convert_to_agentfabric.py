@@ -200,7 +200,7 @@ for what, total in [("parameters gone", "parameters"), ("required flags gone", "
 # path really sends: one training row per request. Expect two rows for one dialogue: the call, then the summary, and in the second one the model's own call inside the **user** turn.
 
 # %%
-from helpers import corpus
+from helpers import corpus, storage
 
 for training_row in corpus.render_rows([row], "wire"):
     *_, user, reply = training_row["messages"]
@@ -282,7 +282,7 @@ from helpers import agent, recorder, scoring
 from helpers.endpoint import Endpoint
 from helpers.scripted_teacher import NAME, script_of, scripted_teacher
 
-visits = [one for one in corpus.read_jsonl(assets.dataset_file("addition")) if len(corpus.turns_of(one)) == 1][:20]
+visits = [one for one in storage.read_jsonl(assets.dataset_file("addition")) if len(corpus.turns_of(one)) == 1][:20]
 wire = folder / "recordings.jsonl"
 wire.unlink(missing_ok=True)
 with scripted_teacher(script_of(visits)) as teacher, recorder.recording(teacher, wire) as url:
@@ -302,7 +302,7 @@ from helpers import recordings
 
 wire.write_text(wire.read_text("utf-8")[:-60], "utf-8")
 print(recordings.convert(wire, folder / "recorded.jsonl", source="scripted teacher"))
-corpus.read_jsonl(folder / "recorded.jsonl")[0]["messages"]
+storage.read_jsonl(folder / "recorded.jsonl")[0]["messages"]
 
 # %% [markdown]
 # ## Checkpoint

@@ -1,0 +1,111 @@
+"""The study's claims as paired contrasts: two arms, or two ways to ask one, compared on the same held-out cases."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from helpers.study_tables import BASE, SHOWN, values
+
+MARGIN = {"general_loss": 0.1}  # what counts as "no worse": nats per token; else 10 points
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A claim about two sides, each (arm, measure): the left one is "more", "less" or "no worse" than the right."""
+
+    hypothesis: str
+    left: tuple
+    expected: str
+    right: tuple
+
+    def __str__(self) -> str:
+        own = self.left[1].startswith("native") and " in its own prompt"
+        return f"{self.left[0]}{own or ''} {self.expected} than {self.right[0]}"
+
+
+def _contrast(hypothesis: str, arm: str, expected: str, reference: str, measure: str) -> Contrast:
+    return Contrast(hypothesis, (arm, measure), expected, (reference, measure))
+
+
+CONTRASTS = (
+    Contrast("a: the format", ("ms_agent", "native_tool_name"), "more", ("ms_agent", "tool_name")),
+    Contrast("a: the format", ("ms_agent", "native_full_call"), "more", ("ms_agent", "full_call")),
+    _contrast("a: the format", "trace", "more", "ms_agent", "full_call"),
+    _contrast("a: the format", "trace", "more", "ms_agent", "visit_success"),
+    _contrast("b: lost parameters", "trace", "more", "seed", "argument_f1"),
+    _contrast("b: lost parameters", "trace", "more", "seed", "full_call"),
+    _contrast("c: the loss mask", "trace", "more", "trace_loss_react", "faithful_answer"),
+    _contrast("c: the loss mask", "trace", "more", "trace_loss_react", "clean_stop"),
+    _contrast("c: the loss mask", "trace", "more", "trace_loss_default", "full_call"),
+    _contrast("c: max_length", "trace", "more", "trace_max_length_1500", "faithful_answer"),
+    _contrast("c: the user turn", "wire", "more", "trace", "faithful_answer"),
+    _contrast("c: the user turn", "wire", "more", "trace", "clean_stop"),
+    _contrast("c: the user turn", "wire", "less", "trace", "repeated_call"),
+    _contrast("d: wire needs no added rows", "wire", "more", "trace", "visit_success"),
+    _contrast("d: wire needs no added rows", "wire", "no worse", "trace_addition", "visit_success"),
+    _contrast("e: LoRA needs no general rows", "wire", "no worse", "wire_general33", "visit_success"),
+    _contrast("e: LoRA needs no general rows", "wire", "no worse", "wire_general67", "visit_success"),
+    _contrast("e: LoRA needs no general rows", "wire", "no worse", BASE, "general_loss"),
+    _contrast("e: LoRA needs no general rows", "wire", "no worse", "wire_general33", "general_loss"),
+)
+
+
+def table(records: list[dict]) -> pd.DataFrame:
+    """Every claim whose two sides were run: the paired difference at the last step, its 95 % interval (bootstrap over
+    seeds and cases), McNemar's exact p over all pairs of verdicts, and what follows for the claim."""
+    return pd.DataFrame([line for contrast in CONTRASTS if (line := _compare(records, contrast))])
+
+
+def _compare(records: list[dict], contrast: Contrast) -> dict | None:
+    left, right = (_by_seed(records, *side) for side in (contrast.left, contrast.right))
+    seeds = sorted(left.keys() & right.keys()) if BASE not in (contrast.left[0], contrast.right[0]) else sorted(left)
+    if not seeds or not right:
+        return None
+    sides = [[side.get(seed, side.get(0)) for seed in seeds] for side in (left, right)]
+    cases = sorted(set.intersection(*(set(one) for side in sides for one in side)))
+    pairs = np.array([[[one[case] for case in cases] for one in side] for side in sides])  # side × seed × case
+    if not cases:
+        return None
+    low, high = bootstrap(pairs[0] - pairs[1])
+    measure = contrast.left[1]
+    return {"hypothesis": contrast.hypothesis, "measure": SHOWN[contrast.right[1]],
+            "claim": str(contrast), "cases": len(cases), "seeds": len(seeds),
+            "left": pairs[0].mean(), "right": pairs[1].mean(), "difference": (pairs[0] - pairs[1]).mean(),
+            "low": low, "high": high, "p": mcnemar(*pairs), "verdict": verdict(contrast.expected, measure, low, high)}
+
+
+def _by_seed(records: list[dict], arm: str, measure: str) -> dict[int, dict[str, float]]:
+    """Seed → case → value at the last step, of one arm."""
+    found = {record["seed"]: values(record["scores"][-1]).get(measure) for record in records if record["arm"] == arm}
+    return {seed: cases for seed, cases in found.items() if cases}
+
+
+def bootstrap(differences: np.ndarray, times: int = 4000) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean of a seeds × cases array, both drawn with replacement (fixed seed)."""
+    rng, (seeds, cases) = np.random.default_rng(0), differences.shape
+    means = [differences[rng.integers(seeds, size=seeds)][:, rng.integers(cases, size=cases)].mean()
+             for _ in range(times)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mcnemar(left: np.ndarray, right: np.ndarray) -> float | None:
+    """McNemar's exact test on paired verdicts (a two-sided binomial test of the pairs that differ); None for other
+    values. It takes a case's seeds as independent, which the bootstrap does not: where the two disagree, trust that."""
+    if not np.isin(np.concatenate([left, right]), (0, 1)).all():
+        return None
+    better, worse = int((left > right).sum()), int((left < right).sum())
+    return binomtest(better, better + worse).pvalue if better + worse else 1.0
+
+
+def verdict(expected: str, measure: str, low: float, high: float) -> str:
+    """What a difference's interval says of a claim: "confirmed", "refuted", or "open" where it allows both."""
+    if measure == "general_loss":
+        low, high = -high, -low  # less is better
+    if expected == "less":
+        low, high = -high, -low
+    if expected == "no worse":
+        low, high = low + MARGIN.get(measure, 0.1), high + MARGIN.get(measure, 0.1)
+    return "confirmed" if low > 0 else "refuted" if high < 0 else "open"
