@@ -11,7 +11,8 @@ tutorial: .venv/ready  ## run lessons 00 to 06 headless, end with a table, a fig
 
 test: .venv/ready  ## all tests, every notebook in the smoke profile included
 	@$(PY) -m ruff check .
-	@$(PY) -m pytest
+	@$(PY) -c "from helpers import assets, bfcl; assets.model_dir('smoke'); assets.model_dir('smollm2'); bfcl.load_cases(n=1)"
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lab: .venv/ready  ## JupyterLab on the lessons, on this machine only
 	@.venv/bin/jupyter lab --ip=127.0.0.1 notebooks

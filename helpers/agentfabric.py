@@ -53,10 +53,14 @@ _PREFIX = {
     "en": ("You are playing as {role}", ". you can use tools: [{names}]",
            ". Please read the knowledge base at the beginning", '[Upload file "{files}"]'),
 }
+# What the runtime cuts off (agents/role_play.py): knowledge, and an observation when it goes back to the model, which
+# gets half of the client's 6,000 less 12 for the frame around it.
+KNOWLEDGE_LIMIT, OBSERVATION_LIMIT = 4000, 2988  # characters
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _CALL = re.compile(r"Action: (.+)\nAction Input: (.+)")  # the runtime's own pattern: one line each, one space
 
-json_text = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps(…, ensure_ascii=False) without its set-up time
+# json.dumps(…, ensure_ascii=False) without its set-up time
+json_text = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def system_prompt(tools: list[dict], instruction: str, language: str, *, wording
         instruction: the role prompt ("You are a weather assistant …").
         language: "zh" or "en", see `language_of`.
         wording: the ModelScope-Agent version whose text is used, "0.7.1" or "0.7.2".
-        knowledge: retrieved text; None leaves the block out, the Gradio app always sends one.
+        knowledge: retrieved text, cut at KNOWLEDGE_LIMIT; None leaves the block out, the Gradio app always sends one.
 
     Raises:
         ValueError: unknown wording or language.
@@ -108,7 +112,7 @@ def system_prompt(tools: list[dict], instruction: str, language: str, *, wording
     if (language, wording) not in _ANSWER:
         raise ValueError(f"no AgentFabric wording for language {language!r}, version {wording!r}; "
                          f"there are: {sorted(_ANSWER)}")
-    head = _KNOWLEDGE[language].format(text=knowledge) if knowledge else ""
+    head = _KNOWLEDGE[language].format(text=knowledge[:KNOWLEDGE_LIMIT]) if knowledge else ""
     lines = "\n\n".join(describe_tool(tool) for tool in tools)
     return head + tools_block(lines, tool_names(tools), language, wording) + _INSTRUCTION[language].format(
         text=instruction)
@@ -135,7 +139,8 @@ def user_message(tools: list[dict], query: str, *, history: list[dict] = (), rol
     The language is the runtime's choice unless given: Chinese if query, history or knowledge hold a Chinese character,
     else English.
     """
-    language = language or language_of("".join([query, *(message["content"] for message in history), knowledge or ""]))
+    seen = [query, *(message["content"] for message in history), (knowledge or "")[:KNOWLEDGE_LIMIT]]
+    language = language or language_of("".join(seen))
     prefix = query_prefix(tools, language, role=role, knowledge=bool(knowledge))
     return language, {"role": "user", "content": prefix + query}
 
@@ -164,12 +169,13 @@ def render_observation(result: str) -> str:
 
 
 def next_request(messages: list[dict], reply: str, result: str) -> list[dict]:
-    """The request after a tool call, on the OpenAI path: reply and result are appended to the USER message.
+    """The request after a tool call, on the OpenAI path: reply and result, cut at OBSERVATION_LIMIT, are appended to
+    the USER message.
 
     The model then sees its own call inside the user's turn and has to open a new assistant turn with the summary.
     """
     *head, user = messages
-    return [*head, {**user, "content": user["content"] + reply + render_observation(result)}]
+    return [*head, {**user, "content": user["content"] + reply + render_observation(result[:OBSERVATION_LIMIT])}]
 
 
 def cut_at_stop(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 
-from helpers.roleplay_tools import LOCAL, ROOT
+from helpers.roleplay_tools import ROOT, tool_class
 
 
 def without_token(chat: Callable) -> Callable:
@@ -25,24 +25,13 @@ def without_token(chat: Callable) -> Callable:
     return mended
 
 
-def tool_class(function: dict) -> type:
-    """A tool class of the runtime with exactly this schema, that answers from `roleplay_tools.LOCAL`."""
-    from modelscope_agent.tools.base import BaseTool
+def shown_in_the_app(offline: type) -> type:
+    """The tool class with a picture's address as Gradio serves it, relative to the working folder."""
+    class Shown(offline):
+        def call(self, params, **named):
+            return super().call(params, **named).replace("(../runs/", "(/file=../")
 
-    required = function["parameters"].get("required", ())
-
-    class Offline(BaseTool):
-        name, description = function["name"], function["description"]
-        parameters = [{"name": key, "required": key in required} for key in function["parameters"]["properties"]]
-
-        def _build_function(self):
-            return {"name": self.name, "description": self.description, "parameters": function["parameters"]}
-
-        def call(self, params, **_):
-            # a picture's address as Gradio serves it, relative to the working folder
-            return LOCAL[self.name](self._verify_args(params)).replace("(../runs/", "(/file=../")
-
-    return Offline
+    return Shown
 
 
 def main(source: str, folder: str, language: str) -> None:
@@ -54,7 +43,7 @@ def main(source: str, folder: str, language: str) -> None:
 
     OpenAi.chat = without_token(OpenAi.chat)
     for tool in json.loads((ROOT / "data/roleplay/tools.json").read_text("utf-8"))[language]:
-        register_tool(tool["function"]["name"])(tool_class(tool["function"]))
+        register_tool(tool["function"]["name"])(shown_in_the_app(tool_class(tool["function"])))
     pictures = ROOT / "runs" / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     gradio.set_static_paths([pictures])

@@ -29,7 +29,7 @@ from helpers.agentfabric import (
     system_prompt,
     user_message,
 )
-from helpers.canonical import Unreadable
+from helpers.canonical import Unreadable, tools_text
 from helpers.dialogues import to_ms_agent
 from helpers.seed_converter import seed_row
 
@@ -134,11 +134,11 @@ def _react(row: dict) -> Iterator[dict]:
         calls = "".join(f"{render_call(**call)}\nObservation: {result}\n" for call, result in turn.calls)
         messages += [{"role": "user", "content": turn.query}, {"role": "assistant", "content": (
             f"{calls}Thought: I now know the final answer\nFinal Answer: {turn.answer}")}]
-    yield _row(row, (_tools_text(row), row.get("instruction")), messages)
+    yield _row(row, (tools_text(row["tools"]), row.get("instruction")), messages)
 
 
 def _hermes(row: dict) -> Iterator[dict]:
-    yield _row(row, (_tools_text(row), row.get("instruction")), row["messages"])
+    yield _row(row, (tools_text(row["tools"]), row.get("instruction")), row["messages"])
 
 
 def _ms_agent(row: dict) -> Iterator[dict]:
@@ -166,12 +166,8 @@ def _heads(row: dict) -> Callable[[str], tuple[str, str]]:
     if row.get("knowledge"):
         return lambda language: (NO_TOOLS, system_prompt(row["tools"], _instruction(row, language), language,
                                                    knowledge=row["knowledge"]))
-    tools = _tools_text(row)
+    tools = tools_text(row["tools"])
     return lambda language: (tools, _instruction(row, language))
-
-
-def _tools_text(row: dict) -> str:
-    return json_text(row["tools"])
 
 
 def _row(row: dict, head: tuple[str, str | None], messages: list[dict]) -> dict:

@@ -7,8 +7,7 @@ tools answer; without them the tools of `roleplay_tools.LOCAL` run), `instructio
 `{"name", "description", "instruction"}`), `history` and `knowledge`. Its transcript is
 `{"id", "steps", "requests", "error"}`, with steps as `helpers.agent` makes them, so that both loops are scored alike.
 
-The program runs in an environment of its own (`make roleplay`); `visits` calls it from the kit's. The runtime cuts an
-observation after 2,988 characters and a knowledge block after 4,000, which `helpers.agent` does not.
+The program runs in an environment of its own (`make roleplay`); `visits` calls it from the kit's.
 """
 
 import argparse
@@ -178,7 +177,6 @@ def _connect(url: str, model: str, timeout: float):
     if model not in served:
         raise RolePlayError(f"{url} serves no model {model!r}, but {', '.join(served) or 'none at all'}")
     return client
-
 
 
 def main(arguments: list[str] | None = None) -> int:

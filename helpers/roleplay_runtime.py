@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -25,7 +24,7 @@ from modelscope_agent.tools.base import BaseTool
 from helpers.agent import Step
 from helpers.agentfabric import DEFAULT_INSTRUCTION, Call, cut_at_stop, function_of, user_message
 from helpers.roleplay import RolePlayError
-from helpers.roleplay_tools import LOCAL, recorded
+from helpers.roleplay_tools import recorded, tool_class
 from helpers.storage import write_jsonl
 
 KEYS = {"amap_weather": "AMAP_TOKEN", "image_gen": "DASHSCOPE_API_KEY"}  # tool → the variable its real service needs
@@ -177,22 +176,5 @@ def _tools(visit: dict) -> dict[str, BaseTool | None]:
         if answers is None and os.environ.get(KEYS.get(name, "")):
             tools[name] = None
         else:
-            tools[name] = _tool(function, answers)
+            tools[name] = tool_class(function, answers)({})
     return tools
-
-
-def _tool(function: dict, answers: Callable[[str], str] | None) -> BaseTool:
-    """A tool of the runtime that is described by exactly this schema."""
-    required = function["parameters"].get("required", ())
-
-    class Offline(BaseTool):
-        name, description = function["name"], function.get("description", "")
-        parameters = [{"name": key, "required": key in required} for key in function["parameters"]["properties"]]
-
-        def _build_function(self):
-            return {"name": self.name, "description": self.description, "parameters": function["parameters"]}
-
-        def call(self, params, **_):
-            return answers(self.name) if answers else LOCAL[self.name](self._verify_args(params))
-
-    return Offline({})

@@ -1,6 +1,6 @@
 """What tools answer when there is no network: recorded results, a small weather table, a picture drawn here.
 
-Part of `helpers.roleplay_runtime`, but free of the runtime itself.
+Part of `helpers.roleplay_runtime` and `agentfabric_runtime`; only `tool_class` needs the runtime itself.
 """
 
 import hashlib
@@ -50,3 +50,27 @@ def _picture(arguments: dict) -> str:
 
 
 LOCAL = {"amap_weather": _weather, "image_gen": _picture}
+
+
+def tool_class(function: dict, answers: Callable[[str], str] | None = None) -> type:
+    """A tool class of the runtime that is described by exactly this schema.
+
+    Args:
+        function: the tool's OpenAI function schema.
+        answers: tool name → result; without it the tool of that name in LOCAL runs on the call's arguments.
+    """
+    from modelscope_agent.tools.base import BaseTool
+
+    required = function["parameters"].get("required", ())
+
+    class Offline(BaseTool):
+        name, description = function["name"], function.get("description", "")
+        parameters = [{"name": key, "required": key in required} for key in function["parameters"]["properties"]]
+
+        def _build_function(self):
+            return {"name": self.name, "description": self.description, "parameters": function["parameters"]}
+
+        def call(self, params, **_):
+            return answers(self.name) if answers else LOCAL[self.name](self._verify_args(params))
+
+    return Offline

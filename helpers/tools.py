@@ -13,8 +13,6 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import jsonschema
-
 from helpers.agentfabric import Call, language_of, parse_arguments
 
 LANGUAGES = ("en", "zh")
@@ -91,6 +89,8 @@ def check_arguments(parameters: dict, arguments: object) -> None:
     for name in parameters.get("required", []):
         if name not in arguments:  # asked as the runtime asks, of any type: a list lacks it too
             raise ValueError(f"param `{name}` is required")
+    import jsonschema  # only now: its grammar of web addresses takes over a second to build
+
     error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(parameters).iter_errors(arguments))
     if error:
         where = f"param `{error.absolute_path[0]}`: " if error.absolute_path else ""

@@ -49,6 +49,8 @@ ROWS = [
     {"id": "en-then-zh", "tools": WEATHER["en"][:1], "instruction": "Be brief.", "messages": EN + turn("谢谢", answer="不客气。")},
     {"id": "odd-tool", "tools": [ODD, WEATHER["zh"][0]], "instruction": "x", "messages": turn("Hi", ("odd-tool.v1", {"kind": "a", "deep": {"x": [1.5]}}, "{'y': '一'}"), answer="一")},
 ]
+ROWS.append({"id": "long", "tools": WEATHER["en"][:1], "instruction": "x", "knowledge": "Far away. " * 500 + "远",
+             "messages": turn("Long?", ("amap_weather", {"location": "Oslo"}, "snow " * 1000), answer="Snow.")})
 CASE = scoring.Case("", WEATHER["zh"], "朝阳区天气怎样？", (({"name": "amap_weather", "arguments": {"location": "朝阳区"}}, "晴，25度"),), ("25度",), "晴，25度")
 CALL = 'Action: amap_weather\nAction Input: {"location": "朝阳区"}'
 MALFORMED = {  # what a model says, request after request; the last is said again for ever
