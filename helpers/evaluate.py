@@ -128,8 +128,8 @@ def score_tokens(rows: list[dict], profile: Profile, model: inference.Model,
     Returns [{"file": "cases" or "general", "id", "tokens", "right", "nats"}], see `inference.Model.grade`.
     """
     general = mix.general("heldout", profile.languages)
-    drawn = random.Random(0).sample(general, min(len(general), 4 * profile.eval_rows))
-    files = {"cases": list(corpus.render_rows(rows[:profile.eval_rows], "wire")),
+    drawn = random.Random(0).sample(general, min(len(general), 8 * profile.eval_rows))
+    files = {"cases": list(corpus.render_rows(rows[:3 * profile.eval_rows], "wire")),
              "general": list(corpus.render_rows(drawn, "wire"))}
     return [{"file": name, "id": row["id"], **grade} for name, kept in files.items()
             for row, grade in zip(kept, model.grade(kept, checkpoint.path), strict=True)]

@@ -62,8 +62,8 @@ _GPU = {"train_rows": 30_000, "recipe": {"gradient_accumulation_steps": 2, "per_
                                          "eval_steps": 234, "save_steps": 234}}
 STUDIES = {
     "smoke": Study(_profile("smoke", bfcl=4, recipe={}), ("trace", "wire"), (42,), workers=2),
-    "laptop": Study(_profile("laptop", train_rows=80, eval_rows=8, scorers=1, recipe={"save_steps": 40,
-                                                                                      "eval_steps": 40}),
+    "laptop": Study(_profile("laptop", train_rows=60, eval_rows=4, visits=30, bfcl=24, batch_size=8, scorers=1,
+                             recipe={"save_steps": 30, "eval_steps": 30}),
                     tuple(name for name in ARMS if name != "trace_max_length_1500"),  # no laptop row is that long
                     workers=2),
     "gpu": Study(_profile("gpu", ("smollm2", "llama", "chatml"), bfcl=1000, **_GPU), tuple(ARMS), workers=4),

@@ -54,7 +54,7 @@ server = running.enter_context(serving.deploy(profile, {"tuned": run.checkpoints
 # These are the seed recipe's two tools, weather and painting, under their real names. The real `amap_weather` needs a key
 # and a network; ours reads a small table, `data/roleplay/weather.json`. (With `AMAP_TOKEN` set, the real one runs.)
 #
-# **Expect** four visits: in each language a plain one, and one with what the app adds (step 4).
+# **Expect** four visits: in each language a plain one, and one with what the app adds (step 5).
 
 # %%
 tools = json.loads((assets.repo_root() / "data/roleplay/tools.json").read_text("utf-8"))
@@ -100,7 +100,19 @@ show(["en", "zh"])
 # A visit with `requests` 1 means: the runtime saw no call, and took the reply as the answer. Ten means that the model called
 # on and on until the runtime had enough.
 #
-# ## 4 · What the app adds
+# ## 4 · Does our loop tell the truth?
+#
+# Lesson 05 scored visits in this process, without RolePlay. Is that the same? `python -m helpers.agreement` puts the same 100 held-out cases to base and tuned both ways; its
+# transcripts are committed. **Expect** equal transcripts, or nearly: replies are made in batches there, and padding may turn a choice between two nearly equal tokens. Where
+# that happened, our loop was asked again, one request at a time.
+
+# %%
+from helpers import agreement
+
+agreement.table(agreement.KEPT / "agreement-laptop")
+
+# %% [markdown]
+# ## 5 · What the app adds
 #
 # AgentFabric is a web page around RolePlay. Its prompt is RolePlay's, with two additions: a knowledge block, which says
 # `Empty Response` when no file was uploaded, and the role's name before each question. **Expect** both below. RolePlay with
@@ -120,7 +132,7 @@ print("\nUser:", request[-1]["content"])
 show(["en-app", "zh-app"])
 
 # %% [markdown]
-# ## 5 · Register the model
+# ## 6 · Register the model
 #
 # AgentFabric finds models in `config/model_config.json`. **Expect** the seed recipe's entry with our address. Two of its lines
 # matter: `is_chat`, without which an empty prompt is sent, and `is_function_call`, which must be false for a model that
@@ -130,7 +142,7 @@ show(["en-app", "zh-app"])
 print(json.dumps({"tuned": agentfabric_app.model_entry(server.url, "tuned")}, indent=2))
 
 # %% [markdown]
-# ## 6 · Start the app
+# ## 7 · Start the app
 #
 # In a terminal, `make agentfabric AGENTFABRIC_SRC=<checkout>` does all of this, and stays until you press Ctrl-C. The
 # checkout is that of [modelscope-agent](https://github.com/modelscope/modelscope-agent), tag `v0.7.2`; without
@@ -165,7 +177,7 @@ except agentfabric_source.AppError as error:
 #
 # The *Create* tab, where a large model writes the configuration for you, needs ModelScope's own models; leave it alone.
 #
-# ## 7 · Stop
+# ## 8 · Stop
 #
 # **Expect** empty lists.
 
