@@ -15,7 +15,7 @@ test: .venv/ready  ## all tests, every notebook in the smoke profile included
 	@$(PY) -m pytest -n 2 --dist loadfile
 
 lab: .venv/ready  ## JupyterLab on the lessons, on this machine only
-	@.venv/bin/jupyter lab --ip=127.0.0.1 notebooks
+	@.venv/bin/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 study: .venv/ready  ## every run of the study that has no record yet, its tables and figures (STUDY: "--arms … --seeds …")
 	@$(PY) -m helpers.study $(STUDY)
