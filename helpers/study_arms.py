@@ -63,7 +63,7 @@ _GPU = {"train_rows": 30_000, "recipe": {"gradient_accumulation_steps": 2, "per_
 STUDIES = {
     "smoke": Study(_profile("smoke", bfcl=4, recipe={}), ("trace", "wire"), (42,), workers=2),
     "laptop": Study(_profile("laptop", train_rows=60, eval_rows=4, visits=30, bfcl=24, batch_size=8, scorers=1,
-                             recipe={"save_steps": 30, "eval_steps": 30}),
+                             recipe={"save_steps": 60, "eval_steps": 60}),  # scoring a checkpoint costs minutes
                     tuple(name for name in ARMS if name != "trace_max_length_1500"),  # no laptop row is that long
                     workers=2),
     "gpu": Study(_profile("gpu", ("smollm2", "llama", "chatml"), bfcl=1000, **_GPU), tuple(ARMS), workers=4),
@@ -74,6 +74,6 @@ STUDIES = {
 def profile_of(study: Study, arm: str, seed: int) -> profiles.Profile:
     """The profile that an arm trains and is scored with; for `BASE`, the one that the base model is scored with."""
     if arm == BASE:
-        return replace(study.profile, measures=(*MEASURES, "native"))
+        return replace(study.profile, measures=(*MEASURES, "native"), recipe={})  # it is not trained
     chosen = ARMS[arm]
     return replace(study.profile, seed=seed, recipe={**study.profile.recipe, **chosen.recipe}, **chosen.changes)
