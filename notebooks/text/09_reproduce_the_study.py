@@ -18,8 +18,8 @@
 #
 # **You will learn:** which of the seed recipes' explanations hold, how arms are compared case by case, and why one visit in ten says little.
 #
-# **You will need:** 1 minute and 2 GB of memory to read; the runs are committed under `data/runs/study-laptop`. Making them again takes two to three hours on two CPU cores
-# (`make study`), in pieces if you like.
+# **You will need:** 1 minute and 2 GB of memory to read; the runs are committed under `data/runs/study-laptop`. Making one again takes five to
+# ten minutes on two CPU cores (`make study` makes all that are missing, in pieces if you like).
 
 # %%
 from helpers import assets, study, study_arms, study_tables
@@ -79,7 +79,7 @@ print(f"{shown.visits} held-out cases, {shown.bfcl} of BFCL ({', '.join(shown.bf
 study_tables.final(records)
 
 # %% [markdown]
-# By step. Thin lines are single seeds, the band is the interval that the number of cases allows. Expect most of the rise before the first checkpoint.
+# By step. Thin lines are single seeds, the band is the interval that the number of cases allows. The laptop's runs have two points, the base model and the end; a GPU's have five.
 
 # %%
 from helpers import curves, study_figures
@@ -137,9 +137,10 @@ pd.DataFrame({"median": lengths.median(), "longest": lengths.max(), "over 1,500"
 # The seed's "1 of 10" is an honest count, but a small one: its 95 % interval reaches from 2 % to 40 %. Here ten of *our* cases are drawn again and again. Expect a wide hill.
 
 # %%
-shown = next(record for record in records if record["arm"] == "wire")
-verdicts = list(study_tables.values(shown["scores"][-1])["visit_success"].values())
-figure = study_figures.ten_visits(verdicts)
+verdicts = {record["arm"]: list(study_tables.values(record["scores"][-1])["visit_success"].values()) for record in records}
+best = max(verdicts, key=lambda arm: sum(verdicts[arm]))
+print(f"{best}: {sum(verdicts[best]):.0f} of {len(verdicts[best])} visits")
+figure = study_figures.ten_visits(verdicts[best])
 
 # %%
 figure = study_figures.one_in_ten(records)
@@ -156,10 +157,10 @@ table = study_tables.final(records)
 table.loc[[row for row in ("general loss", "knows its name") if row in table.index]]
 
 # %%
-mixed = next(record for record in records if record["arm"] == "wire_general67")
-for arm in (records[0], mixed):
-    for answer in arm["scores"][-1]["identity"][:3]:
-        print(f"{arm['arm']:15} {answer['question']!r}: {answer['reply'][:90]!r}")
+for record in records:
+    if record["arm"] in ("base", "wire", "wire_general67") and record["seed"] in (0, 42):
+        for answer in record["scores"][-1]["identity"][:3]:
+            print(f"{record['arm']:15} {answer['question']!r}: {answer['reply'][:90]!r}")
 
 # %% [markdown]
 # ## 8 · Recompute it
