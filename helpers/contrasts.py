@@ -31,14 +31,14 @@ def _contrast(hypothesis: str, arm: str, expected: str, reference: str, measure:
 
 CONTRASTS = (
     Contrast("a: the format", ("ms_agent", "native_tool_name"), "more", ("ms_agent", "tool_name")),
-    Contrast("a: the format", ("ms_agent", "native_full_call"), "more", ("ms_agent", "full_call")),
-    _contrast("a: the format", "trace", "more", "ms_agent", "full_call"),
+    Contrast("a: the format", ("ms_agent", "native_full_call"), "more", ("ms_agent", "first_call")),
+    _contrast("a: the format", "trace", "more", "ms_agent", "first_call"),
     _contrast("a: the format", "trace", "more", "ms_agent", "visit_success"),
     _contrast("b: lost parameters", "trace", "more", "seed", "argument_f1"),
-    _contrast("b: lost parameters", "trace", "more", "seed", "full_call"),
+    _contrast("b: lost parameters", "trace", "more", "seed", "first_call"),
     _contrast("c: the loss mask", "trace", "more", "trace_loss_react", "faithful_answer"),
     _contrast("c: the loss mask", "trace", "more", "trace_loss_react", "clean_stop"),
-    _contrast("c: the loss mask", "trace", "more", "trace_loss_default", "full_call"),
+    _contrast("c: the loss mask", "trace", "more", "trace_loss_default", "first_call"),
     _contrast("c: max_length", "trace", "more", "trace_max_length_1500", "faithful_answer"),
     _contrast("c: the user turn", "wire", "more", "trace", "faithful_answer"),
     _contrast("c: the user turn", "wire", "more", "trace", "clean_stop"),

@@ -8,10 +8,10 @@ import pandas as pd
 
 from helpers import contrasts, curves, scoring, study_tables
 
-LINES = {"visit_success": "#0072B2", "full_call": "#D55E00"}  # of the curves by step
+LINES = {"visit_success": "#0072B2", "first_call": "#D55E00"}  # of the curves by step
 MASK_ARMS = {"trace": "ours", "trace_loss_react": "react\n(answer wiped)",
              "trace_loss_default": "default\n(observation\ntrained)"}
-MASK_MEASURES = ("full_call", "faithful_answer", "clean_stop", "visit_success")
+MASK_MEASURES = ("first_call", "faithful_answer", "clean_stop", "visit_success")
 VERDICTS = {"confirmed": "#009E73", "refuted": "#D55E00", "open": "#777777"}
 
 
@@ -28,8 +28,8 @@ def draw_all(records: list[dict], folder: Path, name: str) -> list[Path]:
 
 
 def by_step(records: list[dict]) -> plt.Figure:
-    """Visit success and exact calls by step, a panel per arm: a thin line per seed, their mean, and the 95 % Wilson
-    interval that the number of cases allows."""
+    """Visit success and exact first calls by step, a panel per arm: a thin line per seed, their mean, and the 95 %
+    Wilson interval that the number of cases allows."""
     frame = study_tables.frame(records)
     arms = [arm for arm in dict.fromkeys(record["arm"] for record in records) if arm != study_tables.BASE]
     columns = min(4, len(arms))

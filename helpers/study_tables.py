@@ -15,7 +15,8 @@ import pandas as pd
 from helpers import scoring
 
 BASE = "base"
-SHOWN = {"visit_success": "visit success", "tool_name": "right tool", "full_call": "exact call(s)",
+SHOWN = {"visit_success": "visit success", "tool_name": "right tool", "first_call": "exact first call",
+         "full_call": "exact call(s)",
          "argument_f1": "argument F1", "faithful_answer": "faithful answer", "clean_stop": "clean stop",
          "repeated_call": "repeated a call", "no_tool_accuracy": "no call where none is due",
          "bfcl_simple_python": "BFCL simple", "bfcl_multiple": "BFCL multiple", "bfcl_parallel": "BFCL parallel",
@@ -54,6 +55,8 @@ def values(score: dict) -> dict[str, dict[str, float]]:
     for visit in score["visits"]:
         for measure, value in visit["judged"].items():
             add(measure, visit["id"], value)
+        if visit["judged"]["tool_name"] is not None:  # also where the call was then repeated, which full_call forbids
+            add("first_call", visit["id"], visit["judged"]["tool_name"] and visit["judged"]["argument_f1"] == 1)
     for case in score["bfcl"]:
         add(f"bfcl_{case['category']}", case["id"], case["valid"])
     for number, row in enumerate(score["tokens"]):
