@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from helpers.study_tables import BASE, SHOWN, values
 
+SEEDS = 3  # fewer make no claim, however narrow the interval: it knows nothing of how much seeds differ
 MARGIN = {"general_loss": 0.1}  # what counts as "no worse": nats per token; else 10 points
 
 
@@ -73,7 +74,8 @@ def _compare(records: list[dict], contrast: Contrast) -> dict | None:
     return {"hypothesis": contrast.hypothesis, "measure": SHOWN[contrast.right[1]],
             "claim": str(contrast), "cases": len(cases), "seeds": len(seeds),
             "left": pairs[0].mean(), "right": pairs[1].mean(), "difference": (pairs[0] - pairs[1]).mean(),
-            "low": low, "high": high, "p": mcnemar(*pairs), "verdict": verdict(contrast.expected, measure, low, high)}
+            "low": low, "high": high, "p": mcnemar(*pairs),
+            "verdict": verdict(contrast.expected, measure, low, high) if len(seeds) >= SEEDS else "too few seeds"}
 
 
 def _by_seed(records: list[dict], arm: str, measure: str) -> dict[int, dict[str, float]]:

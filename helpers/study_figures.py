@@ -12,7 +12,7 @@ LINES = {"visit_success": "#0072B2", "first_call": "#D55E00"}  # of the curves b
 MASK_ARMS = {"trace": "ours", "trace_loss_react": "react\n(answer wiped)",
              "trace_loss_default": "default\n(observation\ntrained)"}
 MASK_MEASURES = ("first_call", "faithful_answer", "clean_stop", "visit_success")
-VERDICTS = {"confirmed": "#009E73", "refuted": "#D55E00", "open": "#777777"}
+VERDICTS = {"confirmed": "#009E73", "refuted": "#D55E00", "open": "#777777", "too few seeds": "#56B4E9"}
 
 
 def draw_all(records: list[dict], folder: Path, name: str) -> list[Path]:

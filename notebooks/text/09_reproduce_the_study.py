@@ -68,8 +68,8 @@ print(f"{shown.visits} held-out cases, {shown.bfcl} of BFCL ({', '.join(shown.bf
 # step.
 #
 # *Statistics.* A share carries its 95 % Wilson interval for the number of *cases*: a second seed asks the same cases again and does not narrow it. Arms are compared in
-# pairs: difference per case, bootstrap over seeds and cases, and McNemar's exact test. A claim is *confirmed* or *refuted* only when the whole interval is on one side; "no worse"
-# means by at most 10 points. Sixteen or so claims are tested without correction: one in twenty intervals is wrong by chance.
+# pairs: difference per case, bootstrap over seeds and cases, and McNemar's exact test. A claim is *confirmed* or *refuted* only when the whole interval is on one side, and only
+# from three seeds on: until then the table says *too few seeds*, and the intervals are a first look. "No worse" means by at most 10 points. Sixteen or so claims are tested without correction: one in twenty intervals is wrong by chance.
 #
 # ## 3 · Results
 #
@@ -193,10 +193,10 @@ all(study_tables.recomputed(record, cases, evaluate.step_of) for record in recor
 #
 # ## Checkpoint
 #
-# Pick one claim that is *open*. How many cases would settle it, if the difference stays what it is? (The interval shrinks with the root of the number of cases.)
+# Pick one claim that is not settled. How many cases would settle it, if the difference stays what it is? (The interval shrinks with the root of the number of cases.)
 
 # %%
-open_claims = claims[(claims.verdict == "open") & (claims.difference != 0)]
+open_claims = claims[claims.verdict.isin(["open", "too few seeds"]) & (claims.difference != 0)]
 width = (open_claims.high - open_claims.low) / 2
 open_claims.assign(**{"cases needed": (open_claims.cases * (width / open_claims.difference.abs()) ** 2).round()})[["claim", "measure", "cases", "cases needed"]]
 
