@@ -1,11 +1,13 @@
 """How fast is the conversion? `python -m helpers.benchmark [rows …]` compares it with what no reader can avoid.
 
-For each number of authored rows: seconds to `json.loads` and `json.dumps` every line of the file, seconds to convert it
-each way (reading, checking, rendering and writing), their ratio, and the peak memory of all processes together. Times
-are noisy where other programs run; the ratio, taken in one run, much less so.
+For each number of authored rows: seconds to read the file with `json.loads` and write it with `json.dumps`, line by
+line; seconds to convert it each way (reading, checking, rendering and writing), their ratio, and the peak memory of
+all processes together. Times are noisy where other programs run: both are measured in turns, and the ratio is that of
+their medians.
 """
 
 import json
+import statistics
 import sys
 import tempfile
 import threading
@@ -19,16 +21,25 @@ import psutil
 
 from helpers import assets, convert
 
+ROUNDS = 5
 
-def bare(path: Path) -> None:
-    """The least that reading and writing JSON lines costs with the standard library."""
-    with open(path, "rb") as lines:
+
+def bare(path: Path, out: Path) -> None:
+    """The least that reading and writing a file of JSON lines costs with the standard library."""
+    with open(path, encoding="utf-8") as lines, open(out, "w", encoding="utf-8") as copy:
         for line in lines:
-            json.dumps(json.loads(line))
+            copy.write(json.dumps(json.loads(line), ensure_ascii=False) + "\n")
 
 
-def measured(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds, and the peak memory in MB of this process and its children, while `work` runs."""
+def seconds(work: Callable[[], object]) -> float:
+    """How long `work` runs."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def peak_memory(work: Callable[[], object]) -> float:
+    """The peak memory in MB of this process and its children while `work` runs. Watching takes time of its own."""
     peak, done = 0, threading.Event()
 
     def watch() -> None:
@@ -38,12 +49,10 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    started = time.perf_counter()
     work()
-    seconds = time.perf_counter() - started
     done.set()
     watcher.join()
-    return seconds, peak / 1e6
+    return peak / 1e6
 
 
 def _memory() -> int:
@@ -58,15 +67,18 @@ def _memory() -> int:
 
 
 def compare(rows: int) -> pd.DataFrame:
-    """One line per way of conversion: rows, seconds, seconds of `bare` just before, their ratio, peak memory in MB."""
+    """One line per way of conversion: rows, seconds of `bare` and of the conversion (medians of ROUNDS runs in turns),
+    their ratio, peak memory in MB."""
     path = assets.dataset_file(f"authored:{rows}")
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for way in convert.WAYS:
-            least, _ = measured(partial(bare, path))
-            seconds, memory = measured(partial(convert.convert, str(path), way, Path(folder) / "rows.jsonl"))
-            lines.append({"rows": rows, "way": way, "bare s": least, "convert s": seconds, "ratio": seconds / least,
-                          "memory MB": memory})
+            copy = partial(bare, path, Path(folder) / "copy.jsonl")
+            work = partial(convert.convert, str(path), way, Path(folder) / "rows.jsonl")
+            rounds = [(seconds(copy), seconds(work)) for _ in range(ROUNDS)]
+            least, converted = map(statistics.median, zip(*rounds))
+            lines.append({"rows": rows, "way": way, "bare s": least, "convert s": converted, "ratio": converted / least,
+                          "memory MB": peak_memory(work)})
     return pd.DataFrame(lines)
 
 

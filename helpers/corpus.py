@@ -21,7 +21,6 @@ from pydantic_core import from_json
 
 from helpers.agentfabric import (
     DEFAULT_INSTRUCTION,
-    json_text,
     language_of,
     next_request,
     render_call,
@@ -84,26 +83,29 @@ def wire_requests(row: dict) -> Iterator[tuple[list[dict], dict | str]]:
     the reply as a `{"name", "arguments"}` call or the answer text."""
     for language, messages, reply in _exchanges(row):
         system = system_prompt(row["tools"], _instruction(row, language), language, knowledge=row.get("knowledge"))
-        yield [{"role": "system", "content": system}, *messages], reply
+        yield ([{"role": "system", "content": system}, *messages],
+               from_json(reply["content"]) if reply["role"] == "tool_call" else reply["content"])
 
 
-def _exchanges(row: dict) -> Iterator[tuple[str, list[dict], dict | str]]:
-    """What `wire_requests` gives, with the prompt's language in place of the system message."""
-    history, before = [], None
-    for turn in turns_of(row):
-        if before:
-            history = [*history, {"role": "user", "content": before.query},
-                       {"role": "assistant", "content": trace_text(before)}]
-        language, message = user_message(row["tools"], turn.query, history=history, role=row.get("role", ""),
-                                         knowledge=row.get("knowledge"))
-        messages = [*history, message]
-        for call, result in turn.calls:
-            yield language, messages, call
-            if result is not None:
-                messages = next_request(messages, render_call(**call), result)
-        if turn.answer is not None:
-            yield language, messages, turn.answer
-        before = turn
+def _exchanges(row: dict) -> Iterator[tuple[str, list[dict], dict]]:
+    """What `wire_requests` gives, with the prompt's language in place of the system message and the reply as the row's
+    own message."""
+    history = []
+    for message in row["messages"]:
+        role, content = message["role"], message["content"]
+        if role == "user":
+            language, first = user_message(row["tools"], content, history=history, role=row.get("role", ""),
+                                           knowledge=row.get("knowledge"))
+            messages, trace, history = [*history, first], "", [*history, message]
+        elif role == "tool_response":
+            messages = next_request(messages, call, content)
+            trace += call + render_observation(content)
+        else:
+            yield language, messages, message
+            if role == "tool_call":
+                call = render_call(**from_json(content))
+            else:
+                history = [*history, {"role": "assistant", "content": trace + content}]
 
 
 def _instruction(row: dict, language: str) -> str:
@@ -113,9 +115,7 @@ def _instruction(row: dict, language: str) -> str:
 def _wire(row: dict) -> Iterator[dict]:
     head = _heads(row)
     for language, messages, reply in _exchanges(row):
-        last = ({"role": "assistant", "content": reply} if isinstance(reply, str) else
-                {"role": "tool_call", "content": json_text(reply)})
-        yield _row(row, head(language), [*messages, last])
+        yield _row(row, head(language), [*messages, reply])
 
 
 def _trace(row: dict) -> Iterator[dict]:

@@ -22,6 +22,7 @@ _TOOL_HEAD = re.compile(r"\n\s*\d+\. (.+?): Call this tool to interact with the 
 _USEFUL = re.compile(r"What is the .+? API useful for\? ?")
 _PARAMETERS = re.compile(r"\s*Parameters: (?=\[)")
 _PART = re.compile(r"\n(Thought|Action|Action Input|Observation|Final Answer): ?")
+_STRING = re.compile(r"""'([^']*)'|"[^"]*\"""")
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 _FRAME = (
     "Answer the following questions as best you can. You have access to the following APIs:\n{tools}"
@@ -45,15 +46,13 @@ def parse_tools(system: str, calls: list[dict] | None = None) -> list[dict]:
     Raises:
         Unreadable: no tool found, or a parameter list that is not JSON.
     """
-    system = f"\n{system}"
-    heads = list(_TOOL_HEAD.finditer(system))
-    if not heads:
+    _, *parts = _TOOL_HEAD.split(f"\n{system}")
+    if not parts:
         raise Unreadable("system prompt lists no tool")
     passed = {call["name"]: tuple((key, _TYPES.get(type(value), "string")) for key, value in call["arguments"].items())
               for call in calls or ()}
-    ends = [head.start() for head in heads[1:]] + [len(system)]
-    return [_tool_at(head[1], system[head.end():end], None if calls is None else passed.get(head[1], ()))
-            for head, end in zip(heads, ends)]
+    return [_tool_at(name, body, None if calls is None else passed.get(name, ()))
+            for name, body in zip(parts[::2], parts[1::2])]
 
 
 def _tool_at(name: str, body: str, types: tuple | None) -> dict:
@@ -114,22 +113,22 @@ def parse_reply(text: str) -> list[dict]:
     Raises:
         Unreadable: an Action without input, input that is no object, a missing observation or final answer.
     """
-    text = f"\n{text}"
-    heads = list(_PART.finditer(text))
-    if not heads:
-        return [{"role": "assistant", "content": _filled(text.strip(), "empty answer")}]
-    ends = [head.start() for head in heads[1:]] + [len(text)]
-    parts = [(head[1], text[head.end():end].strip()) for head, end in zip(heads, ends) if head[1] != "Thought"]
-    messages = []
-    while parts and parts[0][0] == "Action":
-        names = [part[0] for part in parts[:3]]
-        if names != ["Action", "Action Input", "Observation"]:
+    before, *parts = _PART.split(f"\n{text}")
+    if not parts:
+        return [{"role": "assistant", "content": _filled(before.strip(), "empty answer")}]
+    steps = [(name, value) for name, value in zip(parts[::2], parts[1::2]) if name != "Thought"]
+    names, values = [name for name, _ in steps], [value.strip() for _, value in steps]
+    messages, at = [], 0
+    while names[at:at + 1] == ["Action"]:
+        if names[at:at + 3] != ["Action", "Action Input", "Observation"]:
             raise Unreadable("an Action is not followed by Action Input and Observation")
-        (_, name), (_, arguments), (_, result), *parts = parts
-        messages += [call_message(name, parse_input(arguments)), {"role": "tool_response", "content": result}]
-    if [part[0] for part in parts] != ["Final Answer"]:
+        messages.append(call_message(values[at], parse_input(values[at + 1])))
+        messages.append({"role": "tool_response", "content": values[at + 2]})
+        at += 3
+    if names[at:] != ["Final Answer"]:
         raise Unreadable("assistant turn does not end in one Final Answer")
-    return [*messages, {"role": "assistant", "content": _filled(parts[0][1], "empty answer")}]
+    messages.append({"role": "assistant", "content": _filled(values[at], "empty answer")})
+    return messages
 
 
 def _filled(text: str, reason: str) -> str:
@@ -144,10 +143,7 @@ def parse_input(text: str) -> dict:
     Raises:
         Unreadable: none of the three, or not an object.
     """
-    # Where no double quote and no backslash stands, single quotes can only be delimiters: most Python literals are
-    # JSON but for them, and a JSON reader is ten times faster.
-    quoted = text if '"' in text or "\\" in text else text.replace("'", '"')
-    for read, source in ((from_json, quoted), (read_literal, text), (json5.loads, text)):
+    for read, source in ((from_json, _json_quotes(text)), (read_literal, text), (json5.loads, text)):
         try:
             value = read(source)
         except (ValueError, RecursionError):
@@ -155,6 +151,16 @@ def parse_input(text: str) -> dict:
         if isinstance(value, dict):
             return value
     raise Unreadable("Action Input is not an object")
+
+
+def _json_quotes(text: str) -> str:
+    """Text with JSON's quotes for Python's: most Python literals are JSON but for them, and a JSON reader is a hundred
+    times faster. Where no backslash stands, a quote can only open or close a string, or stand in one of the other."""
+    if "\\" in text:
+        return text
+    if '"' not in text:
+        return text.replace("'", '"')
+    return _STRING.sub(lambda found: found[0] if found[1] is None else '"%s"' % found[1].replace('"', '\\"'), text)
 
 
 def read_literal(text: str) -> object:
