@@ -96,7 +96,7 @@ def _exchanges(row: dict) -> Iterator[tuple[str, list[dict], dict]]:
         if role == "user":
             language, first = user_message(row["tools"], content, history=history, role=row.get("role", ""),
                                            knowledge=row.get("knowledge"))
-            messages, trace, history = [*history, first], "", [*history, message]
+            messages, call, trace, history = [*history, first], "", "", [*history, message]
         elif role == "tool_response":
             messages = next_request(messages, call, content)
             trace += call + render_observation(content)

@@ -156,11 +156,12 @@ def parse_input(text: str) -> dict:
 def _json_quotes(text: str) -> str:
     """Text with JSON's quotes for Python's: most Python literals are JSON but for them, and a JSON reader is a hundred
     times faster. Where no backslash stands, a quote can only open or close a string, or stand in one of the other."""
-    if "\\" in text:
-        return text
-    if '"' not in text:
-        return text.replace("'", '"')
-    return _STRING.sub(lambda found: found[0] if found[1] is None else '"%s"' % found[1].replace('"', '\\"'), text)
+    return text if "\\" in text else _STRING.sub(_double_quoted, text)
+
+
+def _double_quoted(string: re.Match) -> str:
+    inside = string[1]
+    return string[0] if inside is None else '"' + inside.replace('"', '\\"') + '"'
 
 
 def read_literal(text: str) -> object:

@@ -148,6 +148,16 @@ def test_a_line_that_is_no_json_is_set_aside_as_text():
     assert (rejected.reason, rejected.row) == ("line is not JSON", '{"id": "cut')
 
 
+VALUES = st.recursive(st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False),
+                      lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
+
+
+@given(st.dictionaries(st.text(alphabet="ab'\"\\, :{}\n") | st.text(), VALUES))
+def test_an_input_reads_the_same_as_python_literal_and_as_json(arguments):
+    assert dialogues.parse_input(repr(arguments)) == arguments
+    assert dialogues.parse_input(json.dumps(arguments)) == arguments
+
+
 @given(st.data())
 def test_mutated_rows_never_raise_and_are_accounted_for(data):
     row = copy.deepcopy(good_row())
