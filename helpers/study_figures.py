@@ -9,9 +9,13 @@ import pandas as pd
 from helpers import contrasts, curves, scoring, study_tables
 
 LINES = {"visit_success": "#0072B2", "first_call": "#D55E00"}  # of the curves by step
-MASK_ARMS = {"trace": "ours", "trace_loss_react": "react\n(answer wiped)",
-             "trace_loss_default": "default\n(observation\ntrained)"}
-MASK_MEASURES = ("first_call", "faithful_answer", "clean_stop", "visit_success")
+ABLATIONS = {  # figure → arms and what they are called in it
+    "loss_mask": {"trace": "ours", "trace_loss_react": "react\n(answer wiped)",
+                  "trace_loss_default": "default\n(observation\ntrained)"},
+    "learning_rate": {"trace_lr_5e-5": "5e-5\n(seed)", "trace_lr_1e-4": "1e-4", "trace_lr_2e-4": "2e-4",
+                      "trace": "1e-3"},
+}
+ABLATED = ("first_call", "faithful_answer", "clean_stop", "visit_success")
 VERDICTS = {"confirmed": "#009E73", "refuted": "#D55E00", "open": "#777777", "too few seeds": "#56B4E9"}
 
 
@@ -19,8 +23,7 @@ def draw_all(records: list[dict], folder: Path, name: str) -> list[Path]:
     """Draw every figure whose arms were run into `folder` as study_<name>_<figure>.png; returns the paths."""
     curves.style()
     drawn = {"by_step": by_step(records), "contrasts": forest(records), "one_in_ten": one_in_ten(records)}
-    if MASK_ARMS.keys() <= {record["arm"] for record in records}:
-        drawn["loss_mask"] = loss_mask(records)
+    drawn |= {title: ablation(records, title) for title in ablations(records)}
     paths = [curves.save(figure, folder / f"study_{name}_{title}.png") for title, figure in drawn.items()]
     for figure in drawn.values():
         plt.close(figure)
@@ -80,18 +83,25 @@ def forest(records: list[dict]) -> plt.Figure:
     return figure
 
 
-def loss_mask(records: list[dict]) -> plt.Figure:
-    """What three loss masks on the same rows teach: four measures at the last step, with 95 % Wilson intervals."""
-    frame = study_tables.frame(records)
-    figure, axes = plt.subplots(1, len(MASK_MEASURES), figsize=(11, 2.9), sharey=True)
-    for axis, measure in zip(axes, MASK_MEASURES):
-        for place, arm in enumerate(MASK_ARMS):
+def ablations(records: list[dict]) -> list[str]:
+    """The keys of ABLATIONS whose arms were all run."""
+    run = {record["arm"] for record in records}
+    return [title for title, arms in ABLATIONS.items() if arms.keys() <= run]
+
+
+def ablation(records: list[dict], title: str) -> plt.Figure:
+    """Arms that train on the same rows and differ in one setting, a key of ABLATIONS: four measures at the last step,
+    with 95 % Wilson intervals."""
+    frame, arms = study_tables.frame(records), ABLATIONS[title]
+    figure, axes = plt.subplots(1, len(ABLATED), figsize=(11, 2.9), sharey=True)
+    for axis, measure in zip(axes, ABLATED):
+        for place, arm in enumerate(arms):
             part = frame[(frame.arm == arm) & (frame.measure == measure) & (frame.step == frame.step.max())]
             if len(part):
                 _point(axis, place, part.rate.mean(), int(part.n.iloc[0]), curves.COLOURS["visit"])
                 axis.plot([place] * len(part), part.rate, ".", color="black", ms=3)
-        axis.set_xticks(range(len(MASK_ARMS)), MASK_ARMS.values(), fontsize=8)
-        axis.set(title=study_tables.SHOWN[measure], ylim=(-0.03, 1.03), xlim=(-0.5, len(MASK_ARMS) - 0.5))
+        axis.set_xticks(range(len(arms)), arms.values(), fontsize=8)
+        axis.set(title=study_tables.SHOWN[measure], ylim=(-0.03, 1.03), xlim=(-0.5, len(arms) - 0.5))
     axes[0].set_ylabel("share of cases (dots: seeds)")
     figure.tight_layout()
     return figure

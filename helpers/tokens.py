@@ -57,6 +57,17 @@ def encode(row: dict, profile: Profile, shape: str, loss_scale: str | None = Non
     return tokens
 
 
+def budget(rows: list[dict], profile: Profile, shape: str, loss_scale: str | None = None) -> dict[str, int]:
+    """What training rows hold: {"rows", "tokens" read, tokens that are "in the loss"}."""
+    template, read, graded = template_of(profile, shape, loss_scale), 0, 0
+    for row in rows:
+        encoded = template.encode({key: row[key] for key in ("messages", "tools")})
+        weights = encoded.get("loss_scale") or [1.0] * len(encoded["labels"])
+        read += len(encoded["labels"])
+        graded += sum(label != -100 and weight > 0 for label, weight in zip(encoded["labels"], weights, strict=True))
+    return {"rows": len(rows), "tokens": read, "in the loss": graded}
+
+
 def coloured(tokens: list[Token], tail: int | None = None) -> str:
     """Tokens as HTML: grey is read only, green counts once, dark green twice, red is a label whose weight is 0. The
     weight stands in each token's tooltip; `tail` shows only that many last tokens."""

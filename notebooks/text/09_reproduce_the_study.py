@@ -52,6 +52,21 @@ laptop = study_arms.STUDIES["laptop"]
 pd.DataFrame([{"arm": arm.name, "what": arm.title, **arm.changes, **arm.recipe} for arm in study_arms.ARMS.values()]).drop(columns="measures").fillna("")
 
 # %% [markdown]
+# Same steps are not same tokens: a wire row holds one request, a trace a whole dialogue; and a mask decides which tokens count. Expect the arms to differ most in the last column.
+
+# %%
+from helpers import corpus, profiles, tokens, training_set
+
+
+def budget(arm):
+    profile = study_arms.profile_of(laptop, arm, 42)
+    rows = training_set.prepare_data(profile)["train"]
+    return tokens.budget(rows, profile, profile.shape, profile.recipe.get("loss_scale"))
+
+
+pd.DataFrame({arm: budget(arm) for arm in laptop.arms if "_lr_" not in arm}).T
+
+# %% [markdown]
 # The size is the laptop's: few rows, few steps, a model of 135 million parameters. Expect the numbers that fix it.
 
 # %%
@@ -108,8 +123,8 @@ figure = study_figures.forest(records)
 # trained too).
 
 # %%
-if study_figures.MASK_ARMS.keys() <= {record["arm"] for record in records}:
-    figure = study_figures.loss_mask(records)
+drawn = study_figures.ablations(records)
+figure = study_figures.ablation(records, "loss_mask") if "loss_mask" in drawn else print("not run yet")
 
 # %% [markdown]
 # ## 5 · `max_length`, counted instead of trained
@@ -118,7 +133,7 @@ if study_figures.MASK_ARMS.keys() <= {record["arm"] for record in records}:
 # the long ones, as in the seed's own statistics (its recorded set: 2,085 ± 1,515 tokens, counted by its authors with Qwen's tokenizer).
 
 # %%
-from helpers import corpus, profiles, sources, tokens
+from helpers import sources
 
 template = tokens.template_of(profiles.get("laptop"), "trace")
 counts = {}
