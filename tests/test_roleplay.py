@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
-from helpers import agent, agentfabric, recorder, recordings, roleplay, scoring
+from helpers import agent, agentfabric, downloads, recorder, recordings, roleplay, scoring
 from helpers.addition import author
 from helpers.roleplay_tools import LOCAL
 from helpers.scripted_teacher import NAME, script_of, scripted_teacher
@@ -23,6 +23,8 @@ real = pytest.mark.skipif(not roleplay.PYTHON.exists(), reason="needs ModelScope
 WEATHER = json.loads((ROOT / "data/roleplay/tools.json").read_text("utf-8"))
 ROLE = {"name": "天气助手", "description": "查天气，也画图。", "instruction": "先查天气。\n\n再画一张图。"}
 BOT = {"name": "WeatherBot", "description": "weather assistant", "instruction": "Look up the weather.\n\nThen draw."}
+
+SHA256_071 = "d9ae6cbcd6b3c6ba3d5033b22110b8d35689efc5940f5ca4ec2ddad0c7abc44a"  # of modelscope_agent-0.7.1-py3-none-any.whl
 
 
 def turn(query, *calls, answer):
@@ -120,6 +122,24 @@ def test_every_request_is_byte_for_byte_ours(made):
     first = heard[0]["request"]
     assert first["stop"] == list(agentfabric.STOP_WORDS) and not {"temperature", "max_tokens"} & set(first)
     assert set(script_of(ROWS)) <= {json.dumps(line["request"]["messages"]) for line in heard}
+
+
+@real
+def test_the_runtime_of_the_seed_recipes_sends_the_older_wording(tmp_path, monkeypatch):
+    """0.7.1, from its own wheel: the same requests but for the sentence on how to answer."""
+    def older(messages):
+        for language in ("zh", "en"):
+            new, old = (json.dumps(agentfabric._ANSWER[language, version])[1:-1] for version in ("0.7.2", "0.7.1"))
+            messages = messages.replace(new, old)
+        return messages
+
+    monkeypatch.setenv("PYTHONPATH", str(downloads.from_wheel("modelscope-agent", "0.7.1", SHA256_071)))
+    script = {older(messages): reply for messages, reply in script_of(ROWS).items()}
+    rows = [visit for row in ROWS for visit in roleplay.visits_of(row)]
+    with scripted_teacher(script) as teacher, recorder.recording(teacher, tmp_path / "heard.jsonl") as url:
+        made = roleplay.visits(rows, url, NAME, tmp_path / "made.jsonl", quiet=True)
+    assert {one.error for one in made} == {None}
+    assert set(script) == {json.dumps(line["request"]["messages"]) for line in read_jsonl(tmp_path / "heard.jsonl")}
 
 
 @real
