@@ -8,12 +8,14 @@ A shape is how one canonical dialogue becomes training rows of ms-swift (`tools`
 - "react": the same trace in ms_agent's own words (Thought, Final Answer), for ms-swift's ReAct template.
 - "hermes": roles as they are, for ms-swift's Hermes template.
 - "ms_agent": ms_agent's rows as they are, their own prompt included; "seed": those after the seed recipe's script.
+- "trace_seed_tools": "trace" with no more of each tool than that script leaves, to see what this alone does.
 
 A canonical row may bring the prompt's other parts along: `instruction` (the role prompt), `role` and `knowledge`, as
 for `agentfabric.first_request`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +32,7 @@ from helpers.agentfabric import (
 )
 from helpers.canonical import Unreadable, tools_text
 from helpers.dialogues import to_ms_agent
-from helpers.seed_converter import seed_row
+from helpers.seed_converter import seed_row, seed_schemas
 
 NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning in its log
 
@@ -147,11 +149,13 @@ def _ms_agent(row: dict) -> Iterator[dict]:
 
 def _seed(row: dict) -> Iterator[dict]:
     """Nothing where the seed's script dies; `convert` counts those rows."""
-    try:
-        converted = seed_row(to_ms_agent(row))
-    except Unreadable:
-        return
-    yield _text_row(converted)
+    with suppress(Unreadable):
+        yield _text_row(seed_row(to_ms_agent(row)))
+
+
+def _trace_seed_tools(row: dict) -> Iterator[dict]:
+    with suppress(Unreadable):
+        yield from _trace({**row, "tools": seed_schemas(row["tools"])})
 
 
 def _text_row(row: dict) -> dict:
@@ -184,6 +188,7 @@ SHAPES = {
     "hermes": Shape("hermes", "hermes", _hermes),
     "ms_agent": Shape("react_en", "react", _ms_agent),
     "seed": Shape("react_en", "react", _seed),
+    "trace_seed_tools": Shape("agentfabric", "agentfabric", _trace_seed_tools),
 }
 
 

@@ -7,11 +7,12 @@ front of them; the ten defects appear on the rest of the data.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from helpers.agentfabric import function_of, tools_block
 from helpers.canonical import Unreadable
-from helpers.dialogues import parse_tools
+from helpers.dialogues import parse_tools, render_tools
 
 _NUMBER = re.compile(r"\n\d\.")  # one digit: tools from 10 on are never seen
 _NAME = re.compile(r"(\w+): Call this tool")  # the last word of a name with spaces
@@ -68,11 +69,27 @@ def seed_row(row: dict) -> dict:
         Unreadable: where the seed's script dies (it takes the whole run with it; here one row is set aside).
     """
     first, *others = row["conversations"]
+    system = _alive(seed_prompt, first["value"])
+    return {"id": str(row.get("id") or ""), "conversations": [{"from": "system", "value": system}, *others]}
+
+
+def seed_schemas(tools: list[dict]) -> list[dict]:
+    """What the seed's regex leaves of these tools, as schemas: one string parameter each.
+
+    Raises:
+        Unreadable: where the seed's script dies.
+    """
+    kept = _alive(seed_tools, render_tools(tools))
+    return [{"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": {
+        "type": "object", "properties": {tool.parameter: {"type": "string", "description": tool.parameter_description}},
+        "required": [tool.parameter] if tool.required else []}}} for tool in kept]
+
+
+def _alive(step: Callable, system: str):
     try:
-        system = seed_prompt(first["value"])
+        return step(system)
     except AttributeError:
         raise Unreadable("the seed's script dies: its regex finds no description or parameters") from None
-    return {"id": str(row.get("id") or ""), "conversations": [{"from": "system", "value": system}, *others]}
 
 
 def losses(system: str) -> dict[str, int]:

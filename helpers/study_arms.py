@@ -27,6 +27,7 @@ ARMS = {arm.name: arm for arm in (
     Arm("ms_agent", "1 · ms_agent's ReAct rows", {"shape": "ms_agent", "measures": (*MEASURES, "native")}),
     Arm("seed", "2 · converted by the seed's script", {"shape": "seed"}),
     Arm("trace", "3 · converted faithfully, one trace", {"shape": "trace"}),
+    Arm("trace_seed_tools", "3 with the tools that the seed's script leaves", {"shape": "trace_seed_tools"}),
     Arm("trace_addition", "4 · 3 with recorded rows added", {"shape": "trace", "addition": 0.2}),
     Arm("wire", "5 · wire-shaped", {"shape": "wire"}),
     Arm("wire_general33", "6a · 5 with 33 % general rows", {"general": 1 / 3, "self_cognition": 0.25}),

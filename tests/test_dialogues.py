@@ -76,8 +76,13 @@ def test_what_the_seed_loses_and_we_keep(tools, seed, faithful):
     system = FRAME.format(tools="\n\n".join(tools))
     found = seed_converter.seed_tools(system)
     assert [(one.name, one.description, one.parameter, one.required) for one in found] == seed
-    assert [(one["name"], one["description"], [*one["parameters"]["properties"]], one["parameters"]["required"])
-            for one in parsed(*tools)] == faithful
+    def shown(functions):
+        return [(one["name"], one["description"], [*one["parameters"]["properties"]], one["parameters"]["required"])
+                for one in functions]
+
+    assert shown(parsed(*tools)) == faithful
+    left = seed_converter.seed_schemas(dialogues.parse_tools(system))
+    assert shown(map(function_of, left)) == [(name, text, [key], [key] * required) for name, text, key, required in seed]
 
 
 def test_the_seed_dies_on_another_wording_and_an_empty_description():
