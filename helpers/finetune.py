@@ -91,7 +91,7 @@ def finetune(profile: Profile, watch: Callable[[list[dict]], None] | None = None
         root: folder of all runs, relative to the repository.
 
     Raises:
-        assets.AssetError: model or data cannot be had.
+        assets.AssetError: model, data or GPU cannot be had.
         TrainingError: ms-swift failed; the log is named.
     """
     data, recipe = prepare_data(profile), recipe_of(profile)
@@ -100,6 +100,7 @@ def finetune(profile: Profile, watch: Callable[[list[dict]], None] | None = None
         print(f"Reusing the finished run {os.path.relpath(run.path, assets.repo_root())} "
               f"({len(run.checkpoints) - 1} checkpoints).")
         return run
+    hardware.check_device(profile)
     model = assets.model_dir(profile.model)
     with _alone(run):
         _finetune(run, profile, recipe, data, model, watch)

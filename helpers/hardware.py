@@ -5,6 +5,7 @@ import shutil
 import time
 from functools import lru_cache
 
+from helpers.assets import AssetError
 from helpers.profiles import Profile
 
 
@@ -29,6 +30,16 @@ def fastest_cpu_dtype() -> str:
 def dtype_of(profile: Profile) -> str:
     """The profile's torch dtype, "fastest" resolved for this CPU."""
     return fastest_cpu_dtype() if profile.torch_dtype == "fastest" else profile.torch_dtype
+
+
+def check_device(profile: Profile) -> None:
+    """Raises assets.AssetError where the profile computes on a GPU and PyTorch sees none."""
+    import torch
+
+    if profile.device.startswith("cuda") and not torch.cuda.is_available():
+        raise AssetError(f'the profile "{profile.name}" computes on {profile.device}, and PyTorch sees no GPU here. '
+                         "Use the laptop profile (PROFILE=laptop). If nvidia-smi does show a GPU, install a PyTorch "
+                         "with CUDA into .venv: https://pytorch.org/get-started")
 
 
 def survey() -> dict:

@@ -42,7 +42,7 @@ class Model:
             max_new_tokens: limit per reply; the profile's without it.
 
         Raises:
-            assets.AssetError: the model cannot be had, or the adapter folder holds none.
+            assets.AssetError: the model or its GPU cannot be had, or the adapter folder holds none.
         """
         from swift import InferRequest, RequestConfig
 
@@ -91,6 +91,7 @@ class Model:
     def _load(self, adapter: str | None):
         if adapter and not (Path(adapter) / "adapter_config.json").exists():
             raise assets.AssetError(f"no adapter in {adapter}: expected a checkpoint folder with adapter_config.json")
+        hardware.check_device(self.profile)
         folder = assets.model_dir(self.profile.model)
         import torch
         import transformers

@@ -22,7 +22,18 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers import assets, contrasts, curves, evaluate, finetune, manifest, storage, study_figures, study_tables
+from helpers import (
+    assets,
+    contrasts,
+    curves,
+    evaluate,
+    finetune,
+    hardware,
+    manifest,
+    storage,
+    study_figures,
+    study_tables,
+)
 from helpers.profiles import Profile
 from helpers.study_arms import ARMS, BASE, STUDIES, Study, profile_of
 
@@ -83,6 +94,7 @@ def run_study(study: Study, records: Path, arms: tuple = (), seeds: tuple = (), 
     Raises:
         assets.AssetError, finetune.TrainingError: as `finetune.finetune`; what was made is kept.
     """
+    hardware.check_device(study.profile)
     jobs = [(arm, seed) for seed in seeds or study.seeds for arm in arms or study.arms]
     missing = [job for job in jobs if not is_recorded(study, *job, records)]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs have a record, {len(missing)} to make.", flush=True)

@@ -22,7 +22,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
-from helpers import assets, curves, evaluate, finetune, manifest, profiles
+from helpers import assets, curves, evaluate, finetune, hardware, manifest, profiles
 
 LESSONS = sorted(path.stem for path in (assets.repo_root() / "notebooks" / "text").glob("[0-9][0-9]_*.py"))
 ROAD = [lesson for lesson in LESSONS if lesson < "07"]  # from the data to a tool call; later lessons serve and study
@@ -161,6 +161,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         profile = profiles.current()
         started = time.time()
+        hardware.check_device(profile)
         folder = os.path.relpath(assets.model_dir(profile.model), assets.repo_root())
         environment = os.path.relpath(sys.prefix, assets.repo_root())
         print(f"Environment: {environment}. Model: {folder}. Profile: {profile.name}.")

@@ -109,6 +109,18 @@ def test_a_failing_training_names_the_cause_and_the_log(tmp_path):
     assert not list(tmp_path.rglob("manifest.json")) and "Traceback" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["gpu", "seed"])
+def test_without_a_gpu_nothing_is_fetched_for_one(name, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    profile = replace(profiles.get("smoke"), name=name, device=profiles.get(name).device)
+    with pytest.raises(assets.AssetError, match="nvidia-smi"):
+        finetune.finetune(profile, root=tmp_path)
+    with pytest.raises(assets.AssetError, match="no GPU"):
+        inference.Model(profile).ask([[{"role": "user", "content": "Hi"}]])
+
+
 @pytest.mark.parametrize("name", profiles.PROFILES)
 def test_every_profiles_recipe_is_accepted_by_ms_swifts_own_parser(name, tmp_path):
     """In a child, as training does; the tiny model's folder stands in for the profile's own, which needs the hub."""

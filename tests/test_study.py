@@ -132,6 +132,14 @@ def test_a_verdict_needs_an_interval_on_one_side(expected, measure, low, high, v
     assert contrasts.verdict(expected, measure, low, high) == verdict
 
 
+def test_the_large_study_without_a_gpu_says_so_at_once(monkeypatch, capsys):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert study.main(["--study", "gpu"]) == 1
+    assert "PyTorch sees no GPU here" in capsys.readouterr().err
+
+
 def test_a_folder_without_records_says_what_makes_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="make study"):
         study_tables.read(tmp_path)
