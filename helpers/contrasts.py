@@ -10,6 +10,7 @@ from helpers.study_tables import BASE, SHOWN, values
 
 SEEDS = 3  # fewer make no claim, however narrow the interval: it knows nothing of how much seeds differ
 MARGIN = {"general_loss": 0.1}  # what counts as "no worse": nats per token; else 10 points
+_THERE = {"native": " in its own prompt", "answer": " in the assistant turn"}  # where the left side is asked elsewhere
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Contrast:
     right: tuple
 
     def __str__(self) -> str:
-        own = self.left[1].startswith("native") and " in its own prompt"
-        return f"{self.left[0]}{own or ''} {self.expected} than {self.right[0]}"
+        there = "" if self.left[1] == self.right[1] else _THERE[self.left[1].split("_")[0]]
+        return f"{self.left[0]}{there} {self.expected} than {self.right[0]}"
 
 
 def _contrast(hypothesis: str, arm: str, expected: str, reference: str, measure: str) -> Contrast:
@@ -41,8 +42,11 @@ CONTRASTS = (
     _contrast("b: its lost parameters", "trace", "more", "trace_seed_tools", "first_call"),
     _contrast("c: the loss mask", "trace", "more", "trace_loss_react", "faithful_answer"),
     _contrast("c: the loss mask", "trace", "more", "trace_loss_react", "clean_stop"),
+    _contrast("c: the loss mask", "trace", "less", "trace_loss_react", "answer_loss_assistant"),
     _contrast("c: the loss mask", "trace", "more", "trace_loss_default", "first_call"),
     _contrast("c: max_length", "trace", "more", "trace_max_length_1500", "faithful_answer"),
+    Contrast("c: the user turn", ("trace", "answer_loss_assistant"), "less", ("trace", "answer_loss_user")),
+    _contrast("c: the user turn", "wire", "less", "trace", "answer_loss_user"),
     _contrast("c: the user turn", "wire", "more", "trace", "faithful_answer"),
     _contrast("c: the user turn", "wire", "more", "trace", "clean_stop"),
     _contrast("c: the user turn", "wire", "less", "trace", "repeated_call"),

@@ -130,6 +130,15 @@ def _trace(row: dict) -> Iterator[dict]:
     yield _row(row, _heads(row)(language), messages)
 
 
+def answer_rows(row: dict) -> dict[str, dict]:
+    """A dialogue of one user turn up to its answer, its calls and observations standing in the "user" turn, as
+    AgentFabric sends them, or in the "assistant" turn, as a trace has them. The last round of both is the answer."""
+    *_, sent = _wire(row)
+    (trace,) = _trace(row)
+    prompt = [message for message in trace["messages"] if message["role"] in ("system", "user")]
+    return {"user": sent, "assistant": {**trace, "messages": [*prompt, *row["messages"][1:]]}}
+
+
 def _react(row: dict) -> Iterator[dict]:
     messages = []
     for turn in turns_of(row):

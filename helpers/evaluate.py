@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers import agent, bfcl, corpus, dialogues, finetune, inference, mix, scoring, training_set
+from helpers import agent, bfcl, canonical, corpus, dialogues, finetune, inference, mix, scoring, training_set
 from helpers.agentfabric import Call, first_request, parse_arguments, read_calls
 from helpers.profiles import Profile
 
@@ -135,6 +135,19 @@ def score_tokens(rows: list[dict], profile: Profile, model: inference.Model,
             for row, grade in zip(kept, model.grade(kept, checkpoint.path), strict=True)]
 
 
+def score_answers(rows: list[dict], profile: Profile, model: inference.Model,
+                  checkpoint: finetune.Checkpoint) -> list[dict]:
+    """Teacher-forced grades of the gold answers after the gold calls and observations: what a model knows of
+    summarising, whether or not it would have come to it, in the two places of `corpus.answer_rows`.
+
+    Returns [{"place", "id", "tokens", "right", "nats"}], see `inference.Model.grade`.
+    """
+    asked = [(place, answer) for row in rows if canonical.calls_of(row["messages"])
+             for place, answer in corpus.answer_rows(row).items()]
+    grades = model.grade([answer for _, answer in asked], checkpoint.path)
+    return [{"place": place, "id": answer["id"], **grade} for (place, answer), grade in zip(asked, grades, strict=True)]
+
+
 def score_identity(rows: list[dict], profile: Profile, model: inference.Model,
                    checkpoint: finetune.Checkpoint) -> list[dict]:
     """Held-out questions about the model itself, without any tools. (`rows` are not used.)
@@ -169,8 +182,8 @@ def step_of(kept: dict) -> agent.Step:
     return agent.Step(**{**kept, "call": call})
 
 
-SCORERS = {"visits": score_visits, "bfcl": score_bfcl, "tokens": score_tokens, "identity": score_identity,
-           "native": score_native}
+SCORERS = {"visits": score_visits, "bfcl": score_bfcl, "tokens": score_tokens, "answers": score_answers,
+           "identity": score_identity, "native": score_native}
 _MODELS: dict[str, inference.Model] = {}  # one per process, so that a worker loads the base model once
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from helpers import profiles
 
-MEASURES = ("visits", "bfcl", "tokens", "identity")
+MEASURES = ("visits", "bfcl", "tokens", "answers", "identity")
 CATEGORIES = ("simple_python", "multiple", "parallel", "irrelevance")
 BASE = "base"
 

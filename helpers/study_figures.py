@@ -77,7 +77,7 @@ def forest(records: list[dict]) -> plt.Figure:
     axis.axvline(0, color="black", lw=0.8)
     names = [f"{line.hypothesis[0]}  {line.claim}: {line.measure}" for line in table.itertuples()]
     axis.set_yticks(range(len(table)), names, fontsize=8)
-    axis.set_xlabel("paired difference, left side minus right (general loss in nats per token), with 95 % interval")
+    axis.set_xlabel("paired difference, left side minus right (losses in nats per token), with 95 % interval")
     handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in VERDICTS.items()]
     axis.legend(handles=handles, frameon=False, fontsize=8, loc="best")
     return figure

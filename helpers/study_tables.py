@@ -16,12 +16,14 @@ from helpers import scoring
 
 BASE = "base"
 SHOWN = {"visit_success": "visit success", "tool_name": "right tool", "first_call": "exact first call",
-         "full_call": "exact call(s)",
-         "argument_f1": "argument F1", "faithful_answer": "faithful answer", "clean_stop": "clean stop",
-         "repeated_call": "repeated a call", "no_tool_accuracy": "no call where none is due",
-         "bfcl_simple_python": "BFCL simple", "bfcl_multiple": "BFCL multiple", "bfcl_parallel": "BFCL parallel",
-         "bfcl_irrelevance": "BFCL irrelevance", "token_accuracy": "token accuracy", "general_loss": "general loss",
-         "identity": "knows its name", "native_tool_name": "right tool, ms_agent's prompt",
+         "full_call": "exact call(s)", "argument_f1": "argument F1", "faithful_answer": "faithful answer",
+         "clean_stop": "clean stop", "repeated_call": "repeated a call",
+         "no_tool_accuracy": "no call where none is due", "bfcl_simple_python": "BFCL simple",
+         "bfcl_multiple": "BFCL multiple", "bfcl_parallel": "BFCL parallel", "bfcl_irrelevance": "BFCL irrelevance",
+         "token_accuracy": "token accuracy", "general_loss": "general loss",
+         "answer_loss_assistant": "answer loss, observation in the assistant turn",
+         "answer_loss_user": "answer loss, observation in the user turn", "identity": "knows its name",
+         "native_tool_name": "right tool, ms_agent's prompt",
          "native_full_call": "exact first call, ms_agent's prompt"}
 
 
@@ -44,8 +46,8 @@ def read_record(path: Path) -> dict:
 
 
 def values(score: dict) -> dict[str, dict[str, float]]:
-    """Measure → case → value (1 or 0 for a verdict), of one checkpoint's scores. Token accuracy and general loss (nats
-    per token) are a row's means; BFCL's categories are measures of their own."""
+    """Measure → case → value (1 or 0 for a verdict), of one checkpoint's scores. Token accuracy and losses (nats per
+    token) are a row's means; BFCL's categories are measures of their own."""
     found = {}
 
     def add(measure: str, case: str, value: float | None) -> None:
@@ -65,6 +67,8 @@ def values(score: dict) -> dict[str, dict[str, float]]:
             add("token_accuracy", case, row["right"] / row["tokens"])
         else:
             add("general_loss", case, row["nats"] / row["tokens"])
+    for answer in score.get("answers", ()):
+        add(f"answer_loss_{answer['place']}", answer["id"], answer["nats"] / answer["tokens"])
     for answer in score["identity"]:
         add("identity", answer["id"], answer["right"])
     for first in score.get("native", ()):
@@ -103,7 +107,7 @@ def _named(arm: str, seeds: int) -> str:
 
 
 def _cell(measure: str, rate: float, n: int) -> str:
-    if measure in ("argument_f1", "token_accuracy", "general_loss"):
+    if measure in ("argument_f1", "token_accuracy") or "loss" in measure:
         return f"{rate:.2f}"
     low, high = interval(rate, n)
     return f"{rate:.0%} [{low:.0%}, {high:.0%}]"

@@ -53,6 +53,17 @@ def test_inference_sees_the_training_tokens(row):
     assert all(label == -100 for label in trained["labels"][:len(sent["input_ids"])])
 
 
+def test_the_answer_in_either_turn_is_all_that_is_graded(row):
+    """Behind a call in the user turn stand the tokens of the wire row, behind one in the assistant turn the trace's."""
+    placed, answer = corpus.answer_rows(row), row["messages"][-1]["content"]
+    *_, wire = corpus.render_rows([row], "wire")
+    (trace,) = corpus.render_rows([row], "trace")
+    for place, training_row, shape in (("user", wire, "wire"), ("assistant", trace, "trace")):
+        parts = encoded(placed[place], "wire")
+        assert "".join(token.text for token in parts if token.graded).strip() == answer + "<|im_end|>"
+        assert [token.text for token in parts] == [token.text for token in encoded(training_row, shape)]
+
+
 def test_weights_of_a_call(row):
     parts = weighted(encoded(next(corpus.render_rows([row], "wire")), "wire"))
     assert parts[2.0] == 'Action: book_hotel\nAction Input: {"city": "Lisbon", "nights": 2}'
