@@ -15,6 +15,8 @@ ABLATIONS = {  # figure → arms and what they are called in it
     "learning_rate": {"trace_lr_5e-5": "5e-5\n(seed)", "trace_lr_1e-4": "1e-4", "trace_lr_2e-4": "2e-4",
                       "trace": "1e-3"},
 }
+PLACES = {"answer_loss_assistant": ("s", "#0072B2", "in the assistant turn, as a trace has them"),
+          "answer_loss_user": ("o", "#D55E00", "in the user turn, as AgentFabric sends them")}
 ABLATED = ("first_call", "faithful_answer", "clean_stop", "visit_success")
 VERDICTS = {"confirmed": "#009E73", "refuted": "#D55E00", "open": "#777777", "too few seeds": "#56B4E9"}
 
@@ -23,6 +25,7 @@ def draw_all(records: list[dict], folder: Path, name: str) -> list[Path]:
     """Draw every figure whose arms were run into `folder` as study_<name>_<figure>.png; returns the paths."""
     curves.style()
     drawn = {"by_step": by_step(records), "contrasts": forest(records), "one_in_ten": one_in_ten(records)}
+    drawn["answer_loss"] = answer_loss(records)
     drawn |= {title: ablation(records, title) for title in ablations(records)}
     paths = [curves.save(figure, folder / f"study_{name}_{title}.png") for title, figure in drawn.items()]
     for figure in drawn.values():
@@ -104,6 +107,24 @@ def ablation(records: list[dict], title: str) -> plt.Figure:
         axis.set(title=study_tables.SHOWN[measure], ylim=(-0.03, 1.03), xlim=(-0.5, len(arms) - 0.5))
     axes[0].set_ylabel("share of cases (dots: seeds)")
     figure.tight_layout()
+    return figure
+
+
+def answer_loss(records: list[dict]) -> plt.Figure:
+    """The loss of the gold answers behind the gold calls and observations, which stand in either turn, at the last
+    step of every arm but the learning rates': means over the cases, a small mark per seed."""
+    frame = study_tables.frame(records)
+    last = frame[(frame.step == frame.groupby(["arm", "seed"]).step.transform("max")) & ~frame.arm.str.contains("_lr_")]
+    arms = list(dict.fromkeys(last.arm))[::-1]
+    figure, axis = plt.subplots(figsize=(8, 0.34 * len(arms) + 1.2))
+    for measure, (mark, colour, label) in PLACES.items():
+        part = last[last.measure == measure]
+        axis.plot(part.rate, part.arm.map(arms.index), mark, color=colour, ms=3, alpha=0.6)
+        mean = part.groupby("arm").rate.mean()
+        axis.plot(mean, mean.index.map(arms.index), mark, color=colour, ms=8, label=label)
+    axis.set_yticks(range(len(arms)), arms)
+    axis.set_xlabel("loss of the gold answer, nats per token (less is better); its call and observation stand …")
+    axis.legend(frameon=False, fontsize=8)
     return figure
 
 

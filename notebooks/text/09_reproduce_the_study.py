@@ -103,6 +103,23 @@ curves.style()
 figure = study_figures.by_step(records)
 
 # %% [markdown]
+# Claim b deserves a second look, because arm 2 differs from arm 3 in more than its tools: its prompts are Chinese around English questions, and its replies keep ReAct's words. If *lost
+# parameters* make it misfill arguments, it should do worst where calls need several. Expect the opposite of an explanation: it hardly calls at all, whatever the call needs.
+
+# %%
+from helpers import canonical, storage
+
+gold = {row["id"]: canonical.calls_of(row["messages"]) for row in storage.read_jsonl(folder / "cases.jsonl")}
+due = {case: ("none", "one", "several")[min(len(calls[0]["arguments"]), 2)] for case, calls in gold.items() if calls}
+lines = [{"arm": record["arm"], "measure": study_tables.SHOWN[measure], "arguments due": due[case], "share": value}
+         for record in records if record["arm"] in ("seed", "trace", "trace_seed_tools")
+         for measure in ("tool_name", "first_call")
+         for case, value in study_tables.values(record["scores"][-1])[measure].items()]
+pd.DataFrame(lines).pivot_table(index=["measure", "arm"], columns="arguments due", values="share").round(2)
+
+# %% [markdown]
+# `trace_seed_tools` is the experiment that this calls for: arm 3 in everything, but each tool in its prompts is cut down to what the seed's script leaves of it.
+#
 # Now the claims, pair by pair. Before you look: which of a to e would you bet on?
 
 # %%
@@ -117,14 +134,24 @@ figure = study_figures.forest(records)
 # %% [markdown]
 # Read a line so: *left minus right, on the same cases*. An interval that crosses zero leaves the claim open, whatever the point says.
 #
-# ## 4 · The loss mask
+# ## 4 · Why it does not summarise: the mask, or the user turn?
 #
 # Three masks on the same rows: ours (observation out, answer in), ms-swift's `react` (everything after `Observation:` is wiped, the answer with it), and `default` (the observation is
-# trained too).
+# trained too). Before you look: which of them will summarise best?
 
 # %%
 drawn = study_figures.ablations(records)
 figure = study_figures.ablation(records, "loss_mask") if "loss_mask" in drawn else print("not run yet")
+
+# %% [markdown]
+# None of the three summarises at all: each calls again and again. So these visits cannot tell the masks apart, and something else stands in the way first. AgentFabric's request puts the
+# call and its observation into the *user* turn, and to a user turn a model trained on traces knows one reply: a call.
+#
+# What the masks teach shows where the model need not *come* to its summary: give it the right call and observation, and grade the gold answer token by token. Expect every trace to do well
+# where a trace has them (squares), the wiped one worst of these; and all of them poorly where AgentFabric puts them (circles), but for the wire arms.
+
+# %%
+figure = study_figures.answer_loss(records)
 
 # %% [markdown]
 # ## 5 · `max_length`, counted instead of trained
