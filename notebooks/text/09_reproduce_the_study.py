@@ -216,11 +216,28 @@ cases = {row["id"]: scoring.case_of(row) for row in storage.read_jsonl(folder / 
 all(study_tables.recomputed(record, cases, evaluate.step_of) for record in records)
 
 # %% [markdown]
+# ## 9 · What follows
+#
+# - **a, the format: confirmed** for the calls. The *same* model, tuned on `ms_agent`, writes an exact first call in two of five cases in the prompt it was trained on, and in one of
+#   twenty in AgentFabric's. Whole visits cannot confirm it here: neither arm succeeds in one.
+# - **b, the script: confirmed; its lost parameters: not.** The script's rows teach next to nothing (the model hardly calls). But cutting the tools of arm 3 down to what the script
+#   leaves of them changes neither calls nor arguments by a measurable amount; the interval still allows 20 points. What else is in those rows, Chinese
+#   wording around English questions and ReAct's words in the replies, has to carry the blame, and is not tested one by one.
+# - **c, summaries and stopping: both the mask and the user turn, the user turn first.** Trace-trained models never stop and repeat their call, under every mask. The gold answer's
+#   loss shows why: each model knows its summary best where it was trained to write it, and AgentFabric asks for it elsewhere. It also shows what the mask does, which no visit
+#   could: where the answer was wiped, the model knows it no better than before training. `max_length` plays no part at this size.
+# - **d: confirmed**, in the narrow sense of *no worse*: recorded rows in trace shape add nothing here that wire rows would need. Both succeed rarely.
+# - **e: half an answer.** Wire rows alone leave the loss on general text no worse than the base model's. Whether a mix would do better is settled only where its arms were run with three seeds;
+#   the table above says so.
+#
+# What mends the recipe, then, is the least glamorous part: train on the requests that are really sent.
+#
 # ## Limits
 #
 # - **Size.** 135 million parameters, a few dozen rows and cases. What is *open* here may be settled on a GPU; what is *confirmed* may not carry over to 7 billion parameters.
 # - **Data.** Training and held-out dialogues are synthetic and written by one catalogue. `iic/ms_agent` itself, Qwen-7B-Chat and Qwen3-0.6B: **not yet reproduced**; the commands stand below.
 # - **The recorded rows** of arm 4 come from a scripted teacher, not from a large model as the seed's, and are one row in five instead of one in sixty.
+# - **Three seeds** are few for a bootstrap over seeds; its intervals are somewhat too narrow.
 # - **One protocol.** English, one or two tools, greedy decoding, short replies.
 # - **Same steps, not same tokens.** Wire rows hold one request each, so arm 5 sees about half the dialogues of arm 3 in as many steps.
 #
