@@ -10,7 +10,7 @@ from helpers import contrasts, curves, scoring, study_tables
 
 LINES = {"visit_success": "#0072B2", "first_call": "#D55E00"}  # of the curves by step
 ABLATIONS = {  # figure → arms and what they are called in it
-    "loss_mask": {"trace": "ours", "trace_loss_react": "react\n(answer wiped)",
+    "loss_mask": {"trace": "ours", "trace_loss_react": "react\n(answer\nwiped)",
                   "trace_loss_default": "default\n(observation\ntrained)"},
     "learning_rate": {"trace_lr_5e-5": "5e-5\n(seed)", "trace_lr_1e-4": "1e-4", "trace_lr_2e-4": "2e-4",
                       "trace": "1e-3"},

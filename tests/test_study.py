@@ -107,7 +107,7 @@ def test_a_study_killed_at_any_moment_goes_on_and_ends_with_the_same_numbers(tmp
     assert "1 of 1 runs have a record, 0 to make." in capsys.readouterr().out
     assert (killed / "records" / "wire-42.json.gz").stat().st_mtime_ns == before
     paths = study_figures.draw_all(records[0], tmp_path / "figures", "smoke")
-    assert all(path.stat().st_size > 5000 for path in paths) and len(paths) == 3
+    assert all(path.stat().st_size > 5000 for path in paths) and len(paths) == 4
 
 
 def test_the_statistics_are_the_textbooks():
@@ -165,6 +165,12 @@ def test_every_committed_verdict_follows_from_the_raw_replies(committed):
             assert all(evaluate.checked(asked[one["id"]], one["reply"])["valid"] == one["valid"] for one in score["bfcl"])
             for first in score.get("native", ()):
                 assert scoring.judge_first(cases[first["id"]], first["reply"]).items() <= first.items()
+
+
+def test_the_readmes_numbers_are_the_studys(committed):
+    stops = study_tables.final(committed).loc["clean stop"]
+    told = f"clean stop {stops['trace (3 seeds)']} with traces, {stops['wire (3 seeds)']} with these"
+    assert told in (ROOT / "README.md").read_text("utf-8").replace("\n", " ")
 
 
 def test_committed_figures_are_redrawn_byte_equal(committed, tmp_path):
