@@ -57,9 +57,9 @@ class Profile:
     model: name or folder for `assets.model_dir`; model_type and template: ms-swift's names for it.
     torch_dtype: "fastest" measures which of float32 and bfloat16 this CPU computes faster.
     source: where dialogues come from, for `assets.dataset_file`. languages: those trained and scored in.
-    shape: see `corpus.SHAPES`. train_rows: training rows (requests, in wire shape). max_tools and max_chars: longest
-    prompt that is used. eval_rows: held-out rows for token accuracy. visits, bfcl: cases scored at every checkpoint.
-    scorers: processes that score side by side (on a CPU). measures: what every checkpoint is asked, see
+    shape: see `corpus.SHAPES`. train_rows: training rows (requests, in wire shape), at most. max_tools and max_chars:
+    longest prompt that is used. eval_rows: held-out rows for token accuracy. visits, bfcl: cases scored at every
+    checkpoint. scorers: processes that score side by side (on a CPU). measures: what every checkpoint is asked, see
     `evaluate.SCORERS`; bfcl_categories: see `bfcl.CATEGORIES`. addition, general, self_cognition: the study's mixes,
     see `training_set`. The seed draws the training rows and their order; the held-out cases are the same for all.
     """
@@ -109,7 +109,7 @@ PROFILES = {
         max_new_tokens=48, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 88, "eval_steps": 88}),
     "gpu": Profile(
         name="gpu", model="Qwen/Qwen3-0.6B", model_type="qwen3", template="qwen3", torch_dtype="bfloat16",
-        device="cuda:0", source="authored:30000", languages=("en", "zh"), train_rows=40_000, eval_rows=200,
+        device="cuda:0", source="authored:30000", languages=("en", "zh"), train_rows=36_000, eval_rows=200,
         visits=400, bfcl=400,
         recipe=_recipe(learning_rate=2e-4, max_length=4096, per_device_train_batch_size=8,
                        gradient_accumulation_steps=4, num_train_epochs=1), batch_size=128),

@@ -43,8 +43,13 @@ def run_arm(study: Study, arm: str, seed: int, records: Path, root: str | Path =
 
     Raises:
         assets.AssetError, finetune.TrainingError: as `finetune.finetune`.
+        ValueError: the source has too few rows, so that this arm would take fewer optimizer steps than others.
     """
     profile = profile_of(study, arm, seed)
+    rows = len(finetune.prepare_data(profile)["train"])
+    if rows < profile.train_rows:
+        raise ValueError(f"{arm}: {profile.source} gives {rows} training rows of {profile.train_rows}, and every arm "
+                         "has to take the same optimizer steps. Take a larger source, or fewer rows.")
     base = base_run(study, root)
     run = base if arm == BASE else finetune.finetune(profile, root=root)
     if run is not base:  # step 0 is the same model, asked the same: take over what the base run scored

@@ -59,8 +59,9 @@ def _profile(name: str, model: tuple = (), **changes) -> profiles.Profile:
                    shape="wire", recipe=recipe, **changes)
 
 
-_GPU = {"train_rows": 30_000, "recipe": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16,
-                                         "eval_steps": 234, "save_steps": 234}}
+_GPU = {"train_rows": 30_000, "source": "authored:70000",  # a trace is a whole dialogue, and half share held-out tools
+        "recipe": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16, "eval_steps": 234,
+                   "save_steps": 234}}
 STUDIES = {
     "smoke": Study(_profile("smoke", bfcl=4, recipe={}), ("trace", "wire"), (42,), workers=2),
     "laptop": Study(_profile("laptop", train_rows=60, eval_rows=4, visits=30, bfcl=24, batch_size=8, scorers=1,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -139,6 +140,13 @@ def test_the_large_study_without_a_gpu_says_so_at_once(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert study.main(["--study", "gpu"]) == 1
     assert "PyTorch sees no GPU here" in capsys.readouterr().err
+
+
+def test_an_arm_that_would_take_fewer_steps_than_others_is_not_run(tmp_path):
+    large = replace(LAPTOP, profile=replace(LAPTOP.profile, train_rows=10_000))
+    with pytest.raises(ValueError, match=r"trace: authored gives \d+ training rows of 10000, .* larger source"):
+        study.run_arm(large, "trace", 42, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_records_says_what_makes_them(tmp_path):
