@@ -51,8 +51,8 @@ CONTRASTS = (
     _contrast("c: the user turn", "wire", "more", "trace", "clean_stop"),
     _contrast("c: the user turn", "wire", "less", "trace", "repeated_call"),
     _contrast("d: wire needs no added rows", "wire", "more", "trace", "visit_success"),
-    _contrast("d: wire needs no added rows", "wire", "no worse", "trace_addition", "visit_success"),
-    _contrast("d: wire needs no added rows", "wire", "no worse", "trace_addition", "first_call"),
+    *(_contrast("d: wire needs no added rows", "wire", "no worse", "trace_addition", measure)
+      for measure in ("visit_success", "first_call", "faithful_answer", "clean_stop")),
     *(_contrast("e: LoRA needs no general rows", "wire", "no worse", mixed, measure)
       for mixed in ("wire_general33", "wire_general67")
       for measure in ("visit_success", "first_call", "no_tool_accuracy", "general_loss")),
@@ -111,7 +111,10 @@ def mcnemar(left: np.ndarray, right: np.ndarray) -> float | None:
 
 
 def verdict(expected: str, measure: str, low: float, high: float) -> str:
-    """What a difference's interval says of a claim: "confirmed", "refuted", or "open" where it allows both."""
+    """What a difference's interval says of a claim: "confirmed", "refuted", or "open" where it allows both, and where
+    no pair differs at all: resampling zeros gives an interval of no width, which is no certainty."""
+    if low == high:
+        return "open"
     if measure == "general_loss":
         low, high = -high, -low  # less is better
     if expected == "less":

@@ -78,10 +78,11 @@ def forest(records: list[dict]) -> plt.Figure:
         axis.plot([line.low, line.high], [place, place], color=VERDICTS[line.verdict], lw=2)
         axis.plot(line.difference, place, "o", color=VERDICTS[line.verdict])
     axis.axvline(0, color="black", lw=0.8)
-    names = [f"{line.hypothesis[0]}  {line.claim}: {line.measure}" for line in table.itertuples()]
+    names = [f"{line.hypothesis.split(':')[0]}  {line.claim}: {line.measure}" for line in table.itertuples()]
     axis.set_yticks(range(len(table)), names, fontsize=8)
     axis.set_xlabel("paired difference, left side minus right (losses in nats per token), with 95 % interval")
-    handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in VERDICTS.items()]
+    handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in VERDICTS.items()
+               if name in set(table.verdict)]
     axis.legend(handles=handles, frameon=False, fontsize=8, loc="best")
     return figure
 
@@ -145,7 +146,7 @@ def one_in_ten(records: list[dict]) -> plt.Figure:
         last = part[part.step == part.step.max()]
         _point(axis, len(names), last.rate.mean(), int(last.n.iloc[0]), curves.COLOURS["visit"])
         names.append(f"{arm}\nn = {int(last.n.iloc[0])}")
-    axis.set_xticks(range(len(names)), names, fontsize=8, rotation=20)
+    axis.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="right")
     axis.set(ylim=(-0.03, 1.03), ylabel="visit success")
     return figure
 

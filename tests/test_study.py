@@ -129,7 +129,7 @@ def test_the_statistics_are_the_textbooks():
     ("less", "repeated_call", -0.3, -0.1, "confirmed"), ("less", "repeated_call", 0.1, 0.3, "refuted"),
     ("no worse", "visit_success", -0.05, 0.2, "confirmed"), ("no worse", "visit_success", -0.3, 0.0, "open"),
     ("no worse", "visit_success", -0.4, -0.2, "refuted"), ("no worse", "general_loss", -0.3, 0.05, "confirmed"),
-    ("no worse", "general_loss", 0.2, 0.4, "refuted")])
+    ("no worse", "general_loss", 0.2, 0.4, "refuted"), ("no worse", "visit_success", 0.0, 0.0, "open")])
 def test_a_verdict_needs_an_interval_on_one_side(expected, measure, low, high, verdict):
     assert contrasts.verdict(expected, measure, low, high) == verdict
 
