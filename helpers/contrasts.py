@@ -113,7 +113,7 @@ def mcnemar(left: np.ndarray, right: np.ndarray) -> float | None:
 def verdict(expected: str, measure: str, low: float, high: float) -> str:
     """What a difference's interval says of a claim: "confirmed", "refuted", or "open" where it allows both, and where
     no pair differs at all: resampling zeros gives an interval of no width, which is no certainty."""
-    if low == high:
+    if low == high == 0:
         return "open"
     if measure == "general_loss":
         low, high = -high, -low  # less is better

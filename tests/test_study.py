@@ -31,7 +31,7 @@ from helpers.study_arms import ARMS, BASE, STUDIES, profile_of
 
 LAPTOP = STUDIES["laptop"]
 COMMITTED = study.folder_of("laptop", committed=True)
-ABSOLUTE_PATH = re.compile(r"(?<![\w/:.])/[a-z]\w*/")
+ABSOLUTE_PATH = re.compile(r"(?<![\w/:.])/[A-Za-z]\w*/")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,8 @@ def test_the_statistics_are_the_textbooks():
     ("less", "repeated_call", -0.3, -0.1, "confirmed"), ("less", "repeated_call", 0.1, 0.3, "refuted"),
     ("no worse", "visit_success", -0.05, 0.2, "confirmed"), ("no worse", "visit_success", -0.3, 0.0, "open"),
     ("no worse", "visit_success", -0.4, -0.2, "refuted"), ("no worse", "general_loss", -0.3, 0.05, "confirmed"),
-    ("no worse", "general_loss", 0.2, 0.4, "refuted"), ("no worse", "visit_success", 0.0, 0.0, "open")])
+    ("no worse", "general_loss", 0.2, 0.4, "refuted"), ("no worse", "visit_success", 0.0, 0.0, "open"),
+    ("more", "clean_stop", 1.0, 1.0, "confirmed")])
 def test_a_verdict_needs_an_interval_on_one_side(expected, measure, low, high, verdict):
     assert contrasts.verdict(expected, measure, low, high) == verdict
 
