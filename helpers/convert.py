@@ -1,44 +1,52 @@
-"""A file of dialogues → a file of training rows, in one of three ways, with nothing lost.
+"""Canonical rows → training rows of ms-swift in a chosen format; a file → a file, nothing lost.
 
     python -m helpers.convert authored:30000 --to wire --out rows.jsonl
 
-Ways: "seed" (bug for bug what the seed recipe's script gives), "faithful" (all that the row holds, the whole trace in
-one assistant turn) and "wire" (one row per request that AgentFabric's OpenAI path sends). Beside the rows stand
-`rows.rejected.jsonl` (line, id, reason, and the row itself) and `rows.report.json` (counts by reason).
+wire    one row per request of AgentFabric's OpenAI path, where call and observation stand in the
+        USER turn that the summary answers
+trace   call, observation and answer in one assistant turn, as the original recipes train them
+react   the same in ms_agent's own words; for ms-swift's ReAct template
+hermes  roles as they are; for ms-swift's Hermes template
 """
 
 import argparse
-import gc
 import json
-import multiprocessing
-import os
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import islice
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic_core import to_json
 from tqdm.auto import tqdm
 
-from helpers import assets, canonical, corpus, dialogues, seed_converter, sources, storage
+from helpers import agentfabric, assets, data
 
-WAYS = {"seed": None, "faithful": "trace", "wire": "wire"}  # the seed's way is no shape: it rewrites text
-BATCH = 1000  # lines that one process takes at a time
-STARTED = "fork" if sys.platform == "linux" else "spawn"  # where it is safe, a fork saves the imports' half second
+NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning in its log
 
 
-@dataclass(frozen=True)
-class Report:
-    """What became of a file: `rows_in` = `converted` + the sum of `rejected` (reason → rows); `rows_out` training rows
-    were written to `out`."""
+class Turn(NamedTuple):
+    """A user turn: `query`, `calls` as ({"name", "arguments"}, result text) pairs, and `answer`.
+    Without results, the last result and the answer are None."""
+
+    query: str
+    calls: list
+    answer: str | None
+
+
+class Format(NamedTuple):
+    """The agent template and loss scale of ms-swift that fit, and row → training rows."""
+
+    agent_template: str
+    loss_scale: str
+    render: Callable[[dict], Iterator[dict]]
+
+
+class Report(NamedTuple):
+    """What became of a file: `rows_in` = `converted` + the sum of `rejected` (reason → rows)."""
 
     source: str
-    way: str
+    format: str
     out: str
     rows_in: int
     converted: int
@@ -46,114 +54,150 @@ class Report:
     rejected: dict
 
 
-def convert(source: str, way: str, out: str | Path, *, strict: bool = False, workers: int | None = None) -> Report:
-    """Convert every dialogue of a source; files appear under their final names only when complete.
+def turns_of(row: dict) -> list[Turn]:
+    """The user turns of a canonical row."""
+    turns = []
+    for message in row["messages"]:
+        role, content = message["role"], message["content"]
+        if role == "user":
+            turns.append(Turn(content, [], None))
+        elif role == "tool_call":
+            turns[-1].calls.append((json.loads(content), None))
+        elif role == "tool_response":
+            turns[-1].calls[-1] = (turns[-1].calls[-1][0], content)
+        else:
+            turns[-1] = turns[-1]._replace(answer=content)
+    return turns
 
-    Args:
-        source: a name or path for `assets.dataset_file`, in any format of `sources.FORMATS`.
-        way: a key of WAYS.
-        out: the .jsonl file of training rows.
-        strict: stop at the first row that would be set aside, and write nothing.
-        workers: processes; one per core without it.
 
-    Raises:
-        assets.AssetError: no such source, or no room for the output.
-        ValueError: unknown way; or, if strict, the line that cannot be converted.
-    """
-    if way not in WAYS:
-        raise ValueError(f"no conversion {way!r}; choose one of {', '.join(WAYS)}")
-    path, out = assets.dataset_file(source), Path(out)
-    names = {"rows": out, "rejected": out.with_suffix(".rejected.jsonl"), "report": out.with_suffix(".report.json")}
-    counts, reasons = Counter(), Counter()
-    with assets.clear_errors(str(out)), storage.complete_files(names) as files, tqdm(unit="row", delay=2) as bar:
-        for converted, rows, rejected in _convert_all(path, way, workers or os.cpu_count() or 1):
-            if strict and rejected:
-                raise ValueError(f"{path}, line {rejected[0].line}, id {rejected[0].id!r}: {rejected[0].reason}")
-            counts.update(converted=converted, rows_out=rows.count(b"\n"), rows_in=converted + len(rejected))
-            reasons.update(one.reason for one in rejected)
-            bar.update(converted + len(rejected))
-            files["rows"].write(rows)
-            files["rejected"].writelines(to_json(asdict(one)) + b"\n" for one in rejected)
-        report = Report(source, way, str(out), rejected=dict(reasons.most_common()), **{
-            key: counts[key] for key in ("rows_in", "converted", "rows_out")})
-        assert report.rows_in == report.converted + sum(report.rejected.values())
-        files["report"].write(json.dumps(asdict(report), indent=1, ensure_ascii=False).encode("utf-8"))
+def trace_text(turn: Turn, observation=agentfabric.render_observation, answer: str = "") -> str:
+    """A turn as AgentFabric keeps it in its history: calls, observations and answer in one text."""
+    text = ""
+    for call, result in turn.calls:
+        text += agentfabric.render_call(**call)
+        text += "" if result is None else observation(result)
+    return text if turn.answer is None else text + answer + turn.answer
+
+
+def requests_of(row: dict) -> Iterator[tuple[list[dict], dict | str]]:
+    """Every (request, reply) of a row on the OpenAI path: AgentFabric's messages, and a call as
+    `{"name", "arguments"}` or the text of an answer."""
+    history, parts = [], {key: row.get(key) for key in ("instruction", "role", "knowledge")}
+    for turn in turns_of(row):
+        request = agentfabric.first_request(row["tools"], turn.query, history=history, **parts)
+        for call, result in turn.calls:
+            yield request, call
+            if result is not None:
+                text = agentfabric.render_call(**call)
+                request = agentfabric.next_request(request, text, result)
+        if turn.answer is not None:
+            yield request, turn.answer
+        history.append({"role": "user", "content": turn.query})
+        history.append({"role": "assistant", "content": trace_text(turn)})
+
+
+def _wire(row: dict) -> Iterator[dict]:
+    for (system, *messages), reply in requests_of(row):
+        is_call, answer = isinstance(reply, dict), {"role": "assistant", "content": reply}
+        messages.append(agentfabric.call_message(**reply) if is_call else answer)
+        yield _training_row(row, messages, system["content"])
+
+
+def _trace(row: dict) -> Iterator[dict]:
+    queries = "".join(turn.query for turn in turns_of(row))  # one prompt, in the language of all
+    parts = {key: row.get(key) for key in ("instruction", "role", "knowledge")}
+    system, user = agentfabric.first_request(row["tools"], queries, **parts)
+    yield _whole_turns(row, user["content"].removesuffix(queries), system["content"])
+
+
+def _react(row: dict) -> Iterator[dict]:
+    end = "Thought: I now know the final answer\nFinal Answer: "
+    yield _whole_turns(row, observation="\nObservation: {}\n".format, answer=end)
+
+
+def _whole_turns(row: dict, prefix: str = "", prompt: str = "", **words) -> dict:
+    messages = []
+    for turn in turns_of(row):
+        messages.append({"role": "user", "content": prefix + turn.query})
+        messages.append({"role": "assistant", "content": trace_text(turn, **words)})
+    return _training_row(row, messages, prompt)
+
+
+def _hermes(row: dict) -> Iterator[dict]:
+    yield _training_row(row, row["messages"])
+
+
+def _training_row(row: dict, messages: list[dict], prompt: str = "") -> dict:
+    """A training row; with AgentFabric's system `prompt`, for its template. Tools are JSON text,
+    because Arrow would otherwise merge all schemas into one struct."""
+    tools, system = agentfabric.json_text(row["tools"]), row.get("instruction")
+    if prompt and row.get("knowledge"):  # for which the template has no room
+        tools, system = NO_TOOLS, prompt
+    elif prompt and not system:  # the prompt's heading tells its language
+        system = agentfabric.DEFAULT_INSTRUCTION[agentfabric.language_of(prompt[:10])]
+    messages = [{"role": "system", "content": system}, *messages] if system else messages
+    return {"id": row["id"], "tools": tools, "messages": messages}
+
+
+FORMATS = {
+    "wire": Format("agentfabric", "last_round+agentfabric", _wire),
+    "trace": Format("agentfabric", "agentfabric", _trace),
+    "react": Format("react_en", "react", _react),
+    "hermes": Format("hermes", "hermes", _hermes),
+}
+
+
+def render_rows(rows: Iterable[dict], format: str) -> Iterator[dict]:
+    """Canonical rows → training rows of a format. Rows without tools are plain chat in each."""
+    for row in rows:
+        yield from (FORMATS[format].render if row["tools"] else _hermes)(row)
+
+
+def convert(source: str, format: str, out: str | Path, strict: bool = False) -> Report:
+    """A data set (see `data.read_rows`) → the file `out` of training rows. Beside it stand
+    `.rejected.jsonl` (line, id, reason, row) and `.report.json`; all appear when complete.
+    KitError: no such source or format, no room, or, if `strict`, a rejected row."""
+    if format not in FORMATS:
+        raise assets.KitError(f"no format {format!r}; choose one of {', '.join(FORMATS)}")
+    rows, rejected = data.load(source)
+    if strict and rejected:
+        raise assets.KitError(f"{source}, line {rejected[0].line}: {rejected[0].reason}")
+    out, reasons = Path(out), Counter(one.reason for one in rejected)
+    with (
+        assets.whole_file(out) as rows_file,
+        assets.whole_file(out.with_suffix(".rejected.jsonl")) as rejected_file,
+        assets.whole_file(out.with_suffix(".report.json")) as report_file,
+    ):
+        training_rows = render_rows(tqdm(rows, unit="row", delay=2), format)
+        rows_out = assets.write_jsonl(rows_file, training_rows)
+        rows_in = len(rows) + assets.write_jsonl(rejected_file, map(asdict, rejected))
+        counts = rows_in, len(rows), rows_out, dict(reasons.most_common())
+        report = Report(source, format, str(out), *counts)
+        report_file.write_text(json.dumps(report._asdict(), indent=1, ensure_ascii=False), "utf-8")
     return report
-
-
-def _convert_all(path: Path, way: str, workers: int) -> Iterator[tuple]:
-    """`_convert_batch` over a file's batches, in order; at most a few batches are in memory at a time."""
-    lines = enumerate(sources.lines_of(path), 1)
-    batches = iter(lambda: list(islice(lines, BATCH)), [])
-    first = next(batches, [])
-    work = partial(_convert_batch, path=path, format=sources.format_of_lines(line for _, line in first), way=way)
-    yield work(first)
-    with ExitStack() as stack:
-        waiting, pool = deque(), None
-        for batch in batches:
-            pool = pool or stack.enter_context(ProcessPoolExecutor(workers, multiprocessing.get_context(STARTED)))
-            waiting.append(pool.submit(work, batch))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        yield from (future.result() for future in waiting)
-
-
-def _convert_batch(lines: list[tuple[int, bytes]], path: Path, format: str | None, way: str) -> tuple:
-    """Numbered lines → (rows converted, training rows as JSON lines, rejected rows)."""
-    rows, rejected, converted = [], [], 0
-    reader, render = _reader(path, format, way), _renderer(way, format)
-    gc.disable()  # a batch makes many small objects and no cycles: looking for some costs a quarter of the time
-    with canonical.unchanging_tools():
-        for number, line in lines:
-            if line.strip():
-                row = sources.convert_line(number, line, reader)
-                if isinstance(row, sources.Rejected):
-                    rejected.append(row)
-                    continue
-                try:
-                    rows += map(to_json, render(row))
-                    converted += 1
-                except canonical.Unreadable as error:
-                    rejected.append(sources.Rejected(number, row["id"], str(error), row))
-    gc.enable()
-    return converted, b"".join(row + b"\n" for row in rows), rejected
-
-
-def _reader(path: Path, format: str | None, way: str) -> sources.Format | None:
-    """The format's reader. The seed's script works on ms_agent's own text, so such rows reach it as they are."""
-    if way == "seed" and format == "ms_agent":
-        return sources.ms_agent_format(seed_converter.seed_row, canonical=False)
-    return sources.format_at(path, format)
-
-
-def _renderer(way: str, format: str | None) -> Callable[[dict], Iterable[dict]]:
-    if way != "seed":
-        return corpus.SHAPES[WAYS[way]].render
-    return lambda row: [row if format == "ms_agent" else seed_converter.seed_row(dialogues.to_ms_agent(row))]
 
 
 def table(report: Report) -> str:
     """A report as text, a line per reason."""
-    lines = [f"{report.rows_in:,} dialogues in, {report.converted:,} converted, "
-             f"{report.rows_in - report.converted:,} set aside → {report.rows_out:,} training rows ({report.way})"]
-    return "\n".join([*lines, *(f"{count:10,}  {reason}" for reason, count in report.rejected.items())])
+    rejected = sum(report.rejected.values())
+    text = f"{report.rows_in:,} dialogues in, {report.converted:,} converted, {rejected:,} rejected"
+    text += f" → {report.rows_out:,} training rows ({report.format})"
+    return "\n".join([text, *(f"{n:10,}  {reason}" for reason, n in report.rejected.items())])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 with one line on what went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", help='"authored", "authored:30000", "modelscope", … or a .jsonl or .json file')
-    parser.add_argument("--to", choices=WAYS, default="wire")
+    parser = argparse.ArgumentParser("python -m helpers.convert", description=convert.__doc__)
+    parser.add_argument("source", help='"authored", "modelscope", … or a .jsonl or .json file')
+    parser.add_argument("--to", choices=FORMATS, default="wire", help="the format")
     parser.add_argument("--out", required=True, help="the .jsonl file to write")
-    parser.add_argument("--strict", action="store_true", help="stop at the first row that would be set aside")
-    parser.add_argument("--workers", type=int, help="processes; one per core without it")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--strict", action="store_true", help="stop if a row is rejected")
+    asked = parser.parse_args(arguments)
     try:
-        report = convert(options.source, options.to, options.out, strict=options.strict, workers=options.workers)
-    except (assets.AssetError, ValueError, FileNotFoundError) as error:
+        print(table(convert(asked.source, asked.to, asked.out, asked.strict)))
+    except assets.KitError as error:
         print(error, file=sys.stderr)
         return 1
-    print(table(report))
     return 0
 
 

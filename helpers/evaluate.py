@@ -1,194 +1,298 @@
-"""Generate and score every checkpoint of a run, once: results are kept beside the checkpoints and reused.
+"""Metrics of an episode, and scores of every checkpoint of a run.
 
-`<run>/scores/step-000020.visits.json`, `….bfcl.json` and so on (a profile's `measures`) hold every reply as the model
-wrote it, and what the scorer said: each number of a table or figure can be computed again from them.
+An episode succeeds, as in the original recipe, if it makes exactly the right calls, repeats none,
+stops, and its answer has the facts of the results. `<run>/scores/step-000020.episodes.json` and
+`….bfcl.json` keep every reply as the model wrote it: each number can be computed from them again.
 """
 
+import ast
 import json
 import multiprocessing
 import os
-import random
 import re
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 
+from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
-from helpers import agent, bfcl, canonical, corpus, dialogues, finetune, inference, mix, scoring, training_set
-from helpers.agentfabric import Call, first_request, parse_arguments, read_calls
+from helpers import agent, assets
+from helpers.agentfabric import STOP_WORDS, Call, first_request, parse_arguments, read_calls
+from helpers.assets import bfcl
+from helpers.convert import turns_of
+from helpers.model import Model
 from helpers.profiles import Profile
+from helpers.train import Checkpoint, Run
+
+DENIALS = "cannot obtain|can't obtain|unable to|i cannot|i can't|无法|不能获取|抱歉".split("|")
 
 
-def score_run(run: finetune.Run, profile: Profile) -> list[dict]:
-    """The scores of every checkpoint of a run, step 0 (the base model) included; what is on disk is not made again.
+@dataclass(frozen=True)
+class Case:
+    """A held-out question. calls: gold ({"name", "arguments"}, result text) pairs in order; none
+    where no tool is needed. facts: values that the answer has to state. answer: the gold answer."""
 
-    Returns one dict per checkpoint, by step: {"step", "visits", "bfcl"} and whatever else the profile measures; see
-    the functions in `SCORERS`.
+    id: str
+    tools: list
+    query: str
+    calls: tuple
+    facts: tuple
+    answer: str
+
+    @property
+    def schemas(self) -> dict[str, dict]:
+        """Each tool's JSON schema of its parameters, by name."""
+        functions = [tool["function"] for tool in self.tools]
+        return {function["name"]: function["parameters"] for function in functions}
+
+
+def case_of(row: dict) -> Case:
+    """The case that a canonical row with one user turn makes."""
+    (turn,) = turns_of(row)
+    return Case(row["id"], row["tools"], turn.query, turn.calls, marked_facts(turn), turn.answer)
+
+
+def marked_facts(turn, most: int = 3) -> tuple[str, ...]:
+    """At most `most` values of a turn's results that its gold answer states and its question does
+    not: only who reads the results can know them."""
+    results = [_read(result, parse_arguments, ast.literal_eval) for _, result in turn.calls]
+    known = {value for value in _leaves(results) if value in turn.answer}
+    known = {value for value in known if value not in turn.query and len(value) > 1}
+    return tuple(sorted(known, key=turn.answer.index)[:most])
+
+
+def _read(text: str, *readers: Callable[[str], object]) -> object:
+    """What the first reader that can read the text makes of it; the text itself if none can."""
+    for reader in readers:
+        try:
+            return reader(text)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def _leaves(value: object) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    elif not isinstance(value, bool | None):
+        yield str(value)
+
+
+def case_tools(case: Case) -> Callable[[Call], str]:
+    """The tools of a case: a call of the tool whose turn it is gets its recorded result, whatever
+    the arguments, so that the answer is judged apart from them; else the runtime's error text."""
+    left = list(case.calls)
+
+    def execute(call: Call) -> str:
+        if left and call.name == left[0][0]["name"]:
+            return left.pop(0)[1]
+        detail = "no result" if call.name in case.schemas else repr(call.name)
+        return f"Tool api {call.name} failed to call. Args: {call.arguments}.Details: {detail}"
+
+    return execute
+
+
+def same_value(given: object, gold: object) -> bool:
+    """Equal as arguments: text without case and outer blanks; 5 is 5.0, but "5" is not 5."""
+    if isinstance(given, str) and isinstance(gold, str):
+        return given.strip().casefold() == gold.strip().casefold()
+    if isinstance(given, dict) and isinstance(gold, dict):
+        same_keys = given.keys() == gold.keys()
+        return same_keys and all(same_value(given[key], gold[key]) for key in gold)
+    if isinstance(given, list) and isinstance(gold, list):
+        return len(given) == len(gold) and all(map(same_value, given, gold))
+    return given == gold and isinstance(given, bool) == isinstance(gold, bool)
+
+
+def argument_f1(given: dict, gold: dict) -> float:
+    """Argument F1 of MSAgent-Bench (arXiv 2309.00986): a point for an equal argument, half a point
+    for a right name with another value; recall and precision are points / |gold| and / |given|."""
+    if not given and not gold:
+        return 1.0
+    both = given.keys() & gold.keys()
+    points = sum(1.0 if same_value(given[key], gold[key]) else 0.5 for key in both)
+    return 2 * points / (len(given) + len(gold))
+
+
+def carries(answer: str, case: Case) -> bool:
+    """Whether an answer states every fact, and denies no more than the gold answer does."""
+    gold = case.answer.casefold()
+    denies = any(word in answer.casefold() and word not in gold for word in DENIALS)
+    return all(fact in answer for fact in case.facts) and not denies
+
+
+def judge(case: Case, transcript: list[agent.Step]) -> dict:
+    """Every metric of an episode: booleans, a float (argument_f1), None where it does not apply.
+
+    success is asked of cases that need a tool, no_tool_accuracy of the others. Read them side by
+    side, never pooled: a model that never calls has the latter right.
     """
-    units = {_path(run, checkpoint.step, kind): (kind, run.cases, profile, checkpoint)
-             for checkpoint in run.checkpoints for kind in profile.measures}
-    missing = {path: unit for path, unit in units.items() if not path.exists()}
-    _score_missing(missing, profile)
-    print(f"Scored {len(missing)} parts, reused {len(units) - len(missing)}.")
-    return kept_scores(run)
+    calls = [step.call for step in transcript if step.kind == "call"]
+    read = [_read(call.arguments, parse_arguments) for call in calls]
+    gold, schemas, last = [call for call, _ in case.calls], case.schemas, transcript[-1]
+    right = gold[0] if gold else {}  # the first call, where only one is compared
+    first = read[0] if read and isinstance(read[0], dict) else {}
+    known = [
+        (given, schemas[call.name])
+        for call, given in zip(calls, read)
+        if call.name in schemas and isinstance(given, dict)
+    ]
+    ended = last.kind == "answer" and bool(last.text.strip())
+    stopped = ended and all(step.finished for step in transcript)
+    exact = len(calls) == len(gold) and all(
+        call.name == wanted["name"] and same_value(given, wanted["arguments"])
+        for call, given, wanted in zip(calls, read, gold)
+    )
+    repeated = len(set(calls)) < len(calls)
+    faithful = last.kind == "answer" and carries(last.text, case)
+    strict = [isinstance(_read(call.arguments, json.loads), dict) for call in calls]
+    invented = any(set(given) - set(schema["properties"]) for given, schema in known)
+    missing = any(set(schema.get("required", ())) - set(given) for given, schema in known)
+    return {
+        "success": exact and stopped and not repeated and faithful if gold else None,
+        "called": bool(calls) if gold else None,
+        "tool_name": bool(calls) and calls[0].name == right["name"] if gold else None,
+        "argument_f1": argument_f1(first, right["arguments"]) if gold else None,
+        "json5": all(isinstance(given, dict) for given in read) if calls else None,
+        "strict_json": all(strict) if calls else None,
+        "hallucinated_tool": any(call.name not in schemas for call in calls) if calls else None,
+        "hallucinated_argument": invented if known else None,
+        "missing_argument": missing if known else None,
+        "full_call": exact if gold else None,
+        "clean_stop": stopped,
+        "repeated_call": repeated,
+        "wrote_observation": any(STOP_WORDS[0] in step.raw for step in transcript),
+        "faithful_answer": faithful if gold and calls and case.facts else None,
+        "no_tool_accuracy": None if gold else not calls and stopped,
+    }
 
 
-def kept_scores(run: finetune.Run) -> list[dict]:
-    """The scores on disk of a run folder (or of its record under data/runs), as `score_run` returns them."""
-    scores = {}
-    for path in sorted(run.path.glob("scores/step-*.json")):
-        step, kind = re.fullmatch(r"step-(\d+)\.(\w+)\.json", path.name).groups()
-        scores.setdefault(int(step), {"step": int(step)})[kind] = json.loads(path.read_text("utf-8"))
-    return [scores[step] for step in sorted(scores)]
+def judge_first(case: Case, reply: str) -> dict[str, bool]:
+    """{"tool_name", "full_call"} of the first call in a reply against the first gold call; its
+    arguments may be a Python literal, too, as ms_agent writes them."""
+    call, right = next(iter(read_calls(reply)), None), case.calls[0][0]
+    named = call is not None and call.name == right["name"]
+    given = _read(call.arguments, parse_arguments, ast.literal_eval) if named else None
+    return {"tool_name": named, "full_call": named and same_value(given, right["arguments"])}
 
 
-def _path(run: finetune.Run, step: int, kind: str) -> Path:
-    return run.path / "scores" / f"step-{step:06d}.{kind}.json"
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share, by scipy; (0, 1) for n = 0."""
+    interval = binomtest(successes, n).proportion_ci(method="wilson") if n else (0.0, 1.0)
+    return tuple(interval)
 
 
-def _score_missing(missing: dict[Path, tuple], profile: Profile) -> None:
-    """Score units and keep each as it is done. On a CPU in several processes of few threads: a small model's
-    matrices are too small to keep many threads busy, and a core taken by another program stops only one of them."""
-    workers = min(profile.scorers, os.cpu_count() or 1, len(missing))
-    sizes = {"visits": profile.visits, "bfcl": profile.bfcl}  # what takes the time
-
-    def size(unit: tuple) -> int:
-        return sizes.get(unit[0], profile.eval_rows)
-
-    with tqdm(total=sum(map(size, missing.values())), desc="scoring", unit="case", disable=not missing) as bar:
-        if workers < 2:
-            for path, unit in missing.items():
-                _write(path, _score(*unit))
-                bar.update(size(unit))
-            return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _limit_threads, (workers,)) as pool:
-            futures = {pool.submit(_score, *unit): path for path, unit in missing.items()}
-            for future in as_completed(futures):
-                _write(futures[future], future.result())
-                bar.update(size(missing[futures[future]]))
+def summarise(metrics: list[dict]) -> dict[str, dict]:
+    """Metric → {"n", "rate"} over the episodes to which it applies; for booleans also {"k", "low",
+    "high"}: how many are true, and the interval of their share."""
+    summary = {}
+    for metric in metrics[0] if metrics else ():
+        values = [one[metric] for one in metrics if one[metric] is not None]
+        rate = sum(values) / len(values) if values else None
+        summary[metric] = {"n": len(values), "rate": rate}
+        if values and all(isinstance(value, bool) for value in values):
+            low, high = wilson(sum(values), len(values))
+            summary[metric] |= {"k": sum(values), "low": low, "high": high}
+    return summary
 
 
-def _limit_threads(workers: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+def score_episodes(
+    rows: list, profile: Profile, model: Model, checkpoint: Checkpoint
+) -> list[dict]:
+    """One episode with every held-out row: [{"id", "metrics", "transcript"}]."""
+    cases = [case_of(row) for row in rows]
+    # two requests more than the gold calls need: one that is still going then has failed either way
+    limits = [len(case.calls) + 2 for case in cases]
+    loops = [agent.episode(one.tools, one.query, max_turns=n) for one, n in zip(cases, limits)]
+    episodes = zip(loops, map(case_tools, cases))
+    transcripts = agent.run_batch(episodes, lambda requests: model.ask(requests, checkpoint.path))
+    scores = []
+    for case, transcript in zip(cases, transcripts):
+        kept = [asdict(step) for step in transcript]
+        for step in kept:
+            del step["messages"]
+        scores.append({"id": case.id, "metrics": judge(case, transcript), "transcript": kept})
+    return scores
 
 
-def _score(kind: str, rows: list[dict], profile: Profile, checkpoint: finetune.Checkpoint) -> list[dict]:
-    return SCORERS[kind](rows, profile, _MODELS.setdefault(profile.name, inference.Model(profile)), checkpoint)
+def step_of(kept: dict) -> agent.Step:
+    """A step of a kept transcript, as `judge` reads it."""
+    return agent.Step(**kept | {"call": kept["call"] and Call(**kept["call"])})
 
 
-def score_visits(rows: list[dict], profile: Profile, model: inference.Model,
-                 checkpoint: finetune.Checkpoint) -> list[dict]:
-    """Visit every held-out case with one checkpoint.
-
-    Args:
-        rows: canonical held-out rows, one user turn each.
-
-    Returns [{"id", "judged", "transcript"}], see `scoring.judge` and `agent.Step`.
-    """
-    cases = [scoring.case_of(row) for row in rows]
-    # two requests more than the gold calls need: a visit that is still going then has failed either way
-    visits = [(agent.visit(case.tools, case.query, max_turns=len(case.calls) + 2), scoring.case_tools(case))
-              for case in cases]
-    transcripts = agent.run_batch(visits, lambda requests: model.ask(requests, checkpoint.path))
-    return [{"id": case.id, "judged": scoring.judge(case, transcript), "transcript": [
-        {key: value for key, value in asdict(step).items() if key != "messages"} for step in transcript]}
-        for case, transcript in zip(cases, transcripts)]
-
-
-def score_bfcl(rows: list[dict], profile: Profile, model: inference.Model,
-               checkpoint: finetune.Checkpoint) -> list[dict]:
-    """The profile's BFCL cases in AgentFabric's prompt, first reply only, judged by BFCL's own checker. (`rows` are
-    not used: BFCL brings its own cases.)
-
-    Returns [{"id", "category", "reply", "valid", "error"}].
-    """
-    cases = bfcl.load_cases(profile.bfcl_categories, n=profile.bfcl, max_chars=profile.max_chars)
-    replies = model.ask([first_request(case["tools"], case["query"]) for case in cases], checkpoint.path)
-    return [{"id": case["id"], "category": case["category"], "reply": reply, **checked(case, reply)}
-            for case, reply in zip(cases, replies)]
+def score_bfcl(rows, profile, model, checkpoint, categories=bfcl.CATEGORIES[:2]) -> list[dict]:
+    """BFCL's own cases in AgentFabric's prompt, first reply only, judged by BFCL's own checker:
+    [{"id", "category", "reply", "valid", "error"}]. (`rows` are not used.)"""
+    cases = bfcl.load_cases(categories, n=profile.bfcl, max_chars=profile.max_chars)
+    requests = [first_request(case["tools"], case["query"]) for case in cases]
+    return [
+        {"id": case["id"], "category": case["category"], "reply": reply, **checked(case, reply)}
+        for case, reply in zip(cases, model.ask(requests, checkpoint.path))
+    ]
 
 
 def checked(case: dict, reply: str) -> dict:
-    """BFCL's verdict on the first call of a reply, or on all of them where several are due: {"valid", "error"}."""
-    most = None if "parallel" in case["category"] else 1
+    """BFCL's verdict on a reply's first call, or on all if several are due: {"valid", "error"}."""
+    calls = read_calls(reply)[: None if "parallel" in case["category"] else 1]
     try:
-        calls = [(call.name, parse_arguments(call.arguments)) for call in read_calls(reply)[:most]]
+        calls = [(call.name, parse_arguments(call.arguments)) for call in calls]
     except ValueError as error:
         return {"valid": False, "error": f"arguments are not json5: {error}"}
     valid, error = bfcl.check(case, calls)
     return {"valid": valid, "error": error}
 
 
-def score_tokens(rows: list[dict], profile: Profile, model: inference.Model,
-                 checkpoint: finetune.Checkpoint) -> list[dict]:
-    """Teacher-forced grades of two fixed files, in one form with one mask for every run: the gold calls and answers of
-    the first cases in wire shape, and the held-out general rows.
+SCORERS = {"episodes": score_episodes, "bfcl": score_bfcl}
 
-    Returns [{"file": "cases" or "general", "id", "tokens", "right", "nats"}], see `inference.Model.grade`.
+
+def score_run(
+    run: Run, profile: Profile, scorers=SCORERS, workers: int | None = None
+) -> list[dict]:
+    """The scores of every checkpoint, as `kept_scores` returns them. Each part is kept as soon as
+    it is done, and what is kept is not scored again.
+
+    workers: processes side by side; by default two on a CPU, one for few cases or on a GPU. A small
+    model's matrices are too small for many threads, so two processes of few threads are faster.
     """
-    general = mix.general("heldout", profile.languages)
-    drawn = random.Random(0).sample(general, min(len(general), 8 * profile.eval_rows))
-    files = {"cases": list(corpus.render_rows(rows[:3 * profile.eval_rows], "wire")),
-             "general": list(corpus.render_rows(drawn, "wire"))}
-    return [{"file": name, "id": row["id"], **grade} for name, kept in files.items()
-            for row, grade in zip(kept, model.grade(kept, checkpoint.path), strict=True)]
+    cores = os.cpu_count() or 1
+    small = profile.cases < 20 or profile.device != "cpu"
+    workers = workers or (1 if small else min(2, cores))
+    jobs, rows = [], run.cases
+    for checkpoint in run.checkpoints:
+        for kind, scorer in scorers.items():
+            path = run.path / "scores" / f"step-{checkpoint.step:06d}.{kind}.json"
+            jobs.append((path, scorer, rows, profile, checkpoint, cores // workers or 1))
+    missing = [job for job in jobs if not job[0].exists()]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        done = pool.map(_score, missing) if workers > 1 else map(_score, missing)
+        list(tqdm(done, "scoring", len(missing), unit="part", disable=not missing))
+    print(f"Scored {len(missing)} parts, reused {len(jobs) - len(missing)}.")
+    return kept_scores(run)
 
 
-def score_answers(rows: list[dict], profile: Profile, model: inference.Model,
-                  checkpoint: finetune.Checkpoint) -> list[dict]:
-    """Teacher-forced grades of the gold answers after the gold calls and observations: what a model knows of
-    summarising, whether or not it would have come to it, in the two places of `corpus.answer_rows`.
-
-    Returns [{"place", "id", "tokens", "right", "nats"}], see `inference.Model.grade`.
-    """
-    asked = [(place, answer) for row in rows if canonical.calls_of(row["messages"])
-             for place, answer in corpus.answer_rows(row).items()]
-    grades = model.grade([answer for _, answer in asked], checkpoint.path)
-    return [{"place": place, "id": answer["id"], **grade} for (place, answer), grade in zip(asked, grades, strict=True)]
+_MODEL: dict[str, Model] = {}  # the latest one of this process: loading takes seconds
 
 
-def score_identity(rows: list[dict], profile: Profile, model: inference.Model,
-                   checkpoint: finetune.Checkpoint) -> list[dict]:
-    """Held-out questions about the model itself, without any tools. (`rows` are not used.)
-
-    Returns [{"id", "question", "reply", "right"}]: right if the reply has each name that the gold answer has.
-    """
-    asked = mix.self_cognition(training_set.MODEL_NAME, training_set.MODEL_AUTHOR, "heldout", profile.languages)
-    replies = model.ask([row["messages"][:1] for row in asked], checkpoint.path)
-    names = (*training_set.MODEL_NAME, *training_set.MODEL_AUTHOR)
-    return [{"id": row["id"], "question": row["messages"][0]["content"], "reply": reply,
-             "right": all(name in reply for name in names if name in row["messages"][1]["content"])}
-            for row, reply in zip(asked, replies, strict=True)]
+def _score(job: tuple) -> None:
+    path, scorer, rows, profile, checkpoint, threads = job
+    if multiprocessing.parent_process():
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    if repr(profile) not in _MODEL:
+        _MODEL.clear()
+        _MODEL[repr(profile)] = Model(profile)
+    scores = scorer(rows, profile, _MODEL[repr(profile)], checkpoint)
+    with assets.whole_file(path) as partial:
+        partial.write_text(json.dumps(scores, ensure_ascii=False, indent=1), "utf-8")
 
 
-def score_native(rows: list[dict], profile: Profile, model: inference.Model,
-                 checkpoint: finetune.Checkpoint) -> list[dict]:
-    """The first call of the calling cases, asked in ms_agent's own prompt instead of AgentFabric's: what a model
-    trained on ms_agent's rows can do where serving has the format of training.
-
-    Returns [{"id", "reply", "tool_name", "full_call"}].
-    """
-    cases = [case for case in map(scoring.case_of, rows) if case.calls]
-    replies = model.ask([[{"role": "system", "content": dialogues.render_tools(case.tools)},
-                          {"role": "user", "content": case.query}] for case in cases], checkpoint.path)
-    return [{"id": case.id, "reply": reply, **scoring.judge_first(case, reply)}
-            for case, reply in zip(cases, replies, strict=True)]
-
-
-def step_of(kept: dict) -> agent.Step:
-    """A step of a kept transcript as the scorer reads it."""
-    call = Call(**kept["call"]) if kept["call"] else None
-    return agent.Step(**{**kept, "call": call})
-
-
-SCORERS = {"visits": score_visits, "bfcl": score_bfcl, "tokens": score_tokens, "answers": score_answers,
-           "identity": score_identity, "native": score_native}
-_MODELS: dict[str, inference.Model] = {}  # one per process, so that a worker loads the base model once
-
-
-def _write(path: Path, scores: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(scores, ensure_ascii=False, indent=1), "utf-8")
-    os.replace(partial, path)
+def kept_scores(run: Run) -> list[dict]:
+    """The scores in a run folder or its record: [{"step", "episodes", "bfcl", …}], by step."""
+    scores = {}
+    for path in sorted(run.path.glob("scores/step-*.json")):
+        step, kind = re.fullmatch(r"step-(\d+)\.(\w+)\.json", path.name).groups()
+        scores.setdefault(int(step), {"step": int(step)})[kind] = json.loads(
+            path.read_text("utf-8")
+        )
+    return [scores[step] for step in sorted(scores)]

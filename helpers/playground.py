@@ -1,195 +1,237 @@
-"""The playground: ask models the same question side by side, see every step, and play the tool if you like.
+"""The playground: ask models the same question side by side, see every step, play the tool.
 
-The only module with widgets. `step_html` and `transcript_html`, from `helpers.transcripts`, draw without any.
+The only module with widgets; the functions that end in `_html` draw episodes without any. What a
+model wrote is shown as text: it is escaped, and nothing in it is loaded, linked or run.
 """
 
+import re
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from html import escape
 
 import ipywidgets as widgets
 
-from helpers.agent import Step, visit
-from helpers.agentfabric import Call, function_of
-from helpers.tools import REGISTRY, execute, schemas
-from helpers.transcripts import step_html, transcript_html
+from helpers.agent import REGISTRY, Step, episode, execute, schemas
+from helpers.agentfabric import Call, function_of, parse_arguments, read_calls, tool_names
 
-__all__ = ["playground", "step_html", "transcript_html"]
 QUERIES = {"en": "What is the weather in Paris today?", "zh": "今天北京天气怎么样？"}
 AUTO, PLAY = "tools answer", "I play the tool"
+_HUES = {"Action": "37,99,235", "Action Input": "14,116,144", "Observation": "180,83,9"}
+_HUES |= {"Answer": "21,128,61", "Note": "147,51,234"}
+_HUES |= {"Error": "220,38,38", "Gave up": "220,38,38"}
+# Jupyter looks for formulas and links in text, but not inside <pre>.
+_PRE = "margin:0;padding:0;background:none;font-size:13px;white-space:pre-wrap;"
+_PRE += "word-break:normal;overflow-wrap:anywhere"
+_UNREADABLE = {  # what the runtime's pattern does not read → the likely reason
+    r"Action\s*(Input)?\s*：": 'a full-width colon stands where the runtime wants ":"',
+    r"Action( Input)?:\S": "there is no space after the colon",
+    r"Action: .*\n\s*\n\s*Action Input:": 'an empty line stands before "Action Input:"',
+    r"Action: (?![\s\S]*Action Input:)": 'the line "Action Input: …" is missing',
+    "": 'it is not the two lines "Action: name" and "Action Input: arguments"',
+}
 
 
-@dataclass
-class Column:
-    """One model's side of the panel: its widgets, and the visit in progress."""
+def notes(step: Step, tools: list[dict] | None = None) -> list[str]:
+    """What to notice about a step: a call that cannot run, or a reply that is no readable call.
 
-    ask: Callable[[list[dict]], str]
-    status: widgets.HTML
-    transcript: widgets.HTML
-    observation: widgets.Textarea
-    send: widgets.Button
-    loop: Generator | None = None
-    steps: list[Step] = field(default_factory=list)
-    tools: list[dict] = field(default_factory=list)
+    tools: the OpenAI schemas that were offered; with them, calls to other tools are noted.
+    """
+    if step.kind == "answer" and not step.text.strip():
+        return ["Empty reply: the runtime takes it as the final answer."]
+    if step.kind == "answer" and re.search(r"\bAction\b", step.text):
+        reason = next(why for pattern, why in _UNREADABLE.items() if re.search(pattern, step.text))
+        return [f"Unreadable call: {reason}. The runtime takes it as the final answer."]
+    if step.kind != "call":
+        return []
+    found, name = [], step.call.name
+    offered = {function_of(tool)["name"]: function_of(tool)["parameters"] for tool in tools or []}
+    if tools is not None and name not in offered:
+        found.append(f"Unknown tool: {name!r} is not one of [{tool_names(tools)}].")
+    try:
+        arguments = parse_arguments(step.call.arguments)
+        if name in offered and isinstance(arguments, dict):
+            extra = [repr(key) for key in arguments if key not in offered[name]["properties"]]
+            found += [f"Ignored: {', '.join(extra)}, which {name} does not have."] if extra else []
+    except (ValueError, RecursionError) as error:
+        found.append(f"Malformed JSON in Action Input: {error}")
+    if (count := len(read_calls(step.text))) > 1:
+        found.append(f"The reply has {count} calls; the runtime runs only the first.")
+    return found
+
+
+def step_html(step: Step, tools: list[dict] | None = None) -> str:
+    """One step as labelled blocks, with `notes` and the raw reply to fold out. Its kind is one of
+    `agent.Step`, or "error" with the reason as text; a "request" shows nothing."""
+    if step.kind == "request":
+        return ""
+    if step.kind == "call":
+        blocks = [("Action", step.call.name), ("Action Input", step.call.arguments)]
+    elif step.kind == "gave_up":
+        blocks = [("Gave up", "No answer when the turn limit was reached.")]
+    else:
+        blocks = [(step.kind.capitalize(), step.text.strip() or "(nothing)")]
+    blocks += [("Note", note) for note in notes(step, tools)]
+    if step.result is not None:
+        blocks.append(("Observation", step.result))
+    html = "".join(_block(*block) for block in blocks)
+    if step.kind in ("call", "answer"):
+        raw = f'<summary>Raw reply</summary><pre style="{_PRE}">{escape(step.text)}</pre>'
+        html += f'<details style="font-size:12px;margin:2px 0 10px 14px">{raw}</details>'
+    return html
+
+
+def _block(label: str, text: str) -> str:
+    hue, face = _HUES[label], ";font-family:inherit" if label in ("Answer", "Note") else ""
+    look = f"border-left:4px solid rgb({hue});background-color:rgba({hue},0.09)"
+    head = f'<div style="font-weight:bold;font-size:12px">{label}</div>'
+    body = f'<pre style="{_PRE}{face}">{escape(text)}</pre>'
+    return f'<div style="{look};padding:4px 10px;margin:4px 0">{head}{body}</div>'
+
+
+def transcript_html(steps: list[Step], tools: list[dict] | None = None) -> str:
+    """An episode as far as it has come (from `agent.run`), for `IPython.display.HTML`. An answer
+    without any call is noted: it may be right, or the model fails to use its tools."""
+    html = "".join(step_html(step, tools) for step in steps)
+    if [step.kind for step in steps] == ["answer"] and not notes(steps[0]):
+        html += _block("Note", "No tool call: the runtime shows the first reply as final answer.")
+    return f'<div style="max-width:900px">{html}</div>'
+
+
+def compare_html(transcripts: dict[str, list[Step]], tools: list[dict] | None = None) -> str:
+    """Transcripts side by side, each under its label (a model's name)."""
+    html = ""
+    for label, steps in transcripts.items():
+        column = f"<b>{escape(label)}</b>{transcript_html(steps, tools)}"
+        html += f'<div style="flex:1 1 320px;min-width:0">{column}</div>'
+    return f'<div style="display:flex;flex-wrap:wrap;gap:16px">{html}</div>'
+
+
+class _Column:
+    """One model's side of the panel: its widgets, and the episode in progress."""
+
+    def __init__(self, label: str, ask: Callable):
+        self.ask, self.shown = ask, widgets.HTML()
+        self.observation = _text("Observation (you are the tool):", rows=4)
+        self.observation.layout.flex_flow = "column"  # the label above the field
+        self.send = widgets.Button(description="Send", button_style="primary")
+        parts = [widgets.HTML(f"<b>{escape(label)}</b>"), self.shown, self.observation, self.send]
+        self.box = widgets.VBox(parts, layout={"flex": "1 1 320px", "min_width": "0"})
+
+    def begin(self, tools: list[dict] = (), loop: Generator | None = None) -> None:
+        """Drop the episode in progress, whatever it waits for, and have another one ready."""
+        self.tools, self.loop, self.steps = tools, loop, []
+        self.show()
 
     @property
     def waiting(self) -> bool:
         """Whether a call waits for the person's observation."""
         return bool(self.steps) and self.steps[-1].kind == "call" and self.steps[-1].result is None
 
+    def show(self, status: str = "") -> None:
+        """Draw the episode as it is now."""
+        html = transcript_html(self.steps, self.tools) if self.steps else ""
+        self.shown.value = html + f'<i role="status">{status}</i>'
+        for widget in (self.observation, self.send):
+            widget.layout.display = None if self.waiting else "none"
 
-@dataclass(frozen=True)
-class Form:
-    """The controls above the columns; `ticks` pairs each tool's schema with its checkbox."""
+    def drive(self, play: bool) -> None:
+        """Go on until the episode ends, fails, or waits for the person; show steps as they come."""
+        sent = self.observation.value if self.waiting else None  # what the loop gets next
+        try:
+            while True:
+                if self.waiting:
+                    self.steps[-1] = replace(self.steps[-1], result=sent)
+                step = self.loop.send(sent)
+                if step.kind == "request":
+                    self.show("thinking…")
+                    sent = self.ask(list(step.messages))
+                    continue
+                self.steps.append(step)
+                if step.kind != "call":
+                    return
+                sent = self.local_result(step.call)
+                if play or sent is None:
+                    self.observation.value = sent or ""
+                    return
+        except BaseException as error:  # a model may fail in any way; the panel has to outlive it
+            self.steps.append(Step("error", f"{type(error).__name__}: {error}".rstrip(": ")))
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.show("waiting for your observation" if self.waiting else "")
 
-    ticks: list[tuple[dict, widgets.Checkbox]]
-    instruction: widgets.Textarea
-    query: widgets.Textarea
-    mode: widgets.RadioButtons
-    ask: widgets.Button
-    reset: widgets.Button
-    message: widgets.HTML
+    def local_result(self, call: Call) -> str | None:
+        """What the local tools say to a call; None where only a person can answer it."""
+        offered = [function_of(tool)["name"] for tool in self.tools]
+        if call.name in offered and call.name not in REGISTRY:
+            return None
+        return execute(call, {name: REGISTRY[name] for name in offered if name in REGISTRY})
 
 
-def playground(models: dict[str, Callable[[list[dict]], str]], tools: list[dict] | None = None,
-               query: str | None = None, language: str = "en") -> widgets.Widget:
-    """A panel to ask models the same question side by side, and to watch or play their tools.
+def _text(label: str, value: str = "", **options) -> widgets.Textarea:
+    options |= {"style": {"description_width": "initial"}, "layout": {"width": "98%"}}
+    return widgets.Textarea(value, description=label, **options)
+
+
+def playground(models: dict, tools: list | None = None, query: str | None = None, language="en"):
+    """A panel (a widget) to ask models the same question side by side, and to play their tools.
+
+    Replies are computed inside the click, so only the notebook's ■ (interrupt) stops a slow one.
 
     Args:
-        models: label → `ask`, which takes messages and returns the reply.
-        tools: OpenAI function schemas, by default all local tools. One without a local function, you play.
-        query: the question that stands there at first.
-        language: "en" or "zh", of the default tools and question.
-
-    Replies are computed inside the click, so only the notebook's ■ (interrupt) stops one that takes too long.
-
-    Raises:
-        ValueError: another language.
+        models: label → a function that takes messages and returns the reply.
+        tools: OpenAI schemas, by default all local tools. One without a local function, you play.
+        language: "en" or "zh", of the default tools and question; another is a ValueError.
     """
     if language not in QUERIES:
-        raise ValueError(f"the playground has no language {language!r}; choose one of {', '.join(QUERIES)}")
-    form = _form(schemas(REGISTRY, language) if tools is None else tools, query or QUERIES[language])
-    columns = [_column(ask) for ask in models.values()]
-    form.ask.on_click(lambda _: _start(form, columns))
-    form.reset.on_click(lambda _: _reset(form, columns))
-    for column in columns:
-        column.send.on_click(lambda _, column=column: _send(form, columns, column))
-    boxes = [widgets.VBox([widgets.HTML(f"<b>{escape(label)}</b>"), column.transcript, column.status,
-                           column.observation, column.send], layout={"flex": "1 1 320px", "min_width": "0"})
-             for label, column in zip(models, columns, strict=True)]
-    _reset(form, columns)
+        known = ", ".join(QUERIES)
+        raise ValueError(f"the playground has no language {language!r}; choose one of {known}")
+    tools = schemas(REGISTRY, language) if tools is None else tools
+    texts = [f"{one['name']}: {one.get('description', '')}" for one in map(function_of, tools)]
+    wide = {"width": "98%"}
+    ticks = [widgets.Checkbox(True, description=one, indent=False, layout=wide) for one in texts]
     grid = {"grid_template_columns": "repeat(auto-fit, minmax(380px, 1fr))"}
-    return widgets.VBox([
-        widgets.HTML("<b>Tools the models may call</b>"),
-        widgets.GridBox([tick for _, tick in form.ticks], layout=grid),
-        form.instruction, form.query, form.mode, widgets.HBox([form.ask, form.reset, form.message]),
-        widgets.HBox(boxes, layout={"flex_flow": "row wrap", "grid_gap": "16px"})])
+    hint = "Who the model is. Left empty: a helpful assistant"
+    instruction = _text("Instruction", rows=2, placeholder=hint)
+    question = _text("Question", query or QUERIES[language], rows=2)
+    mode = widgets.RadioButtons(options=[AUTO, PLAY], description="Who answers a call")
+    mode.orientation, mode.style.description_width = "horizontal", "initial"
+    ask = widgets.Button(description="Ask", button_style="primary", icon="play")
+    reset = widgets.Button(description="Stop and reset", icon="refresh")
+    message = widgets.HTML()
+    columns = [_Column(label, model) for label, model in models.items()]
 
+    def clear(_=None) -> None:
+        ask.disabled, message.value = False, ""
+        for column in columns:
+            column.begin()
 
-def _form(tools: list[dict], query: str) -> Form:
-    """The controls, with every tool ticked."""
-    wide = {"layout": {"width": "98%"}}
-    texts = [f"{function_of(tool)['name']}: {function_of(tool).get('description', '')}" for tool in tools]
-    return Form([(tool, widgets.Checkbox(True, description=text, indent=False, **wide))
-                 for tool, text in zip(tools, texts, strict=True)],
-                widgets.Textarea(description="Instruction", rows=2, **wide,
-                                 placeholder="Who the model is. Left empty: a helpful assistant"),
-                widgets.Textarea(query, description="Question", rows=2, **wide,
-                                 placeholder="Ask something that one of the tools can answer"),
-                widgets.RadioButtons(options=[AUTO, PLAY], description="Who answers a call", **wide,
-                                     orientation="horizontal", style={"description_width": "initial"}),
-                widgets.Button(description="Ask", button_style="primary", icon="play"),
-                widgets.Button(description="Stop and reset", icon="refresh"), widgets.HTML())
+    def drive(moving: list[_Column]) -> None:
+        ask.disabled = True
+        try:
+            for column in moving:
+                column.drive(play=mode.value == PLAY)
+        except KeyboardInterrupt:
+            message.value = "<b>Stopped from the keyboard.</b>"
+        ask.disabled = any(column.waiting for column in columns)
 
+    def start(_) -> None:
+        if ask.disabled:  # a second click that was on its way
+            return
+        clear()
+        asked, role = question.value.strip(), instruction.value.strip() or None
+        message.value = "" if asked else "<b>Type a question first.</b>"
+        offered = [tool for tool, tick in zip(tools, ticks) if tick.value]
+        for column in columns:
+            column.begin(offered, episode(offered, asked, instruction=role))
+        drive(columns if asked else [])
 
-def _column(ask: Callable) -> Column:
-    """One side's widgets, hidden until there is something to show."""
-    return Column(ask, widgets.HTML(), widgets.HTML(), widgets.Textarea(
-        description="Observation (you are the tool):", rows=4, style={"description_width": "initial"},
-        layout={"width": "98%", "flex_flow": "column", "align_items": "flex-start"}),
-        widgets.Button(description="Send", button_style="primary"))
-
-
-def _start(form: Form, columns: list[Column]) -> None:
-    """Ask: every model begins its visit."""
-    if form.ask.disabled:  # a second click that was on its way
-        return
-    _reset(form, columns)
-    query = form.query.value.strip()
-    form.message.value = "" if query else "<b>Type a question first.</b>"
-    tools = [tool for tool, tick in form.ticks if tick.value]
-    for column in columns if query else []:
-        column.tools = tools
-        column.loop = visit(tools, query, instruction=form.instruction.value.strip() or None)
-    if query:
-        _run(form, columns, [(column, partial(next, column.loop)) for column in columns])
-
-
-def _send(form: Form, columns: list[Column], column: Column) -> None:
-    """Send: the person's observation goes to the model that waits for it."""
-    if column.waiting:
-        _run(form, columns, [(column, partial(_feed, column, column.observation.value))])
-
-
-def _run(form: Form, columns: list[Column], moves: list[tuple[Column, Callable[[], Step]]]) -> None:
-    """Advance visits one after the other; Ask stays disabled as long as one is open."""
-    form.ask.disabled = True
-    try:
-        for column, first in moves:
-            _drive(column, form.mode.value == PLAY, first)
-    except KeyboardInterrupt:
-        form.message.value = "<b>Stopped from the keyboard.</b>"
-    form.ask.disabled = any(column.waiting for column in columns)
-
-
-def _reset(form: Form, columns: list[Column]) -> None:
-    """Drop all visits, whatever they wait for."""
-    form.ask.disabled, form.message.value = False, ""
+    clear()
+    ask.on_click(start)
+    reset.on_click(clear)
     for column in columns:
-        column.loop, column.steps = None, []
-        _show(column)
-
-
-def _show(column: Column, status: str = "") -> None:
-    column.status.value = f'<span role="status"><i>{escape(status)}</i></span>' if status else ""
-    column.transcript.value = transcript_html(column.steps, column.tools) if column.steps else ""
-    column.observation.layout.display = column.send.layout.display = None if column.waiting else "none"
-
-
-def _drive(column: Column, play: bool, move: Callable[[], Step]) -> None:
-    """Advance one visit until it ends, fails, or waits for the person; show each step as it happens."""
-    try:
-        step = move()
-        while step.kind in ("request", "call"):
-            if step.kind == "request":
-                _show(column, "thinking…")
-                step = column.loop.send(column.ask(list(step.messages)))
-                continue
-            column.steps.append(step)
-            result = _local_result(column.tools, step.call)
-            if play or result is None:
-                column.observation.value = result or ""
-                return
-            step = _feed(column, result)
-        column.steps.append(step)
-    except BaseException as error:  # a model may fail in any way; the panel has to outlive it
-        column.steps.append(Step("error", text=f"{type(error).__name__}: {error}".rstrip(": ")))
-        if not isinstance(error, Exception):
-            raise
-    finally:
-        _show(column, "waiting for your observation" if column.waiting else "")
-
-
-def _feed(column: Column, text: str) -> Step:
-    """Give the observation to the call that stands last; the visit's next step."""
-    column.steps[-1] = replace(column.steps[-1], result=text)
-    return column.loop.send(text)
-
-
-def _local_result(tools: list[dict], call: Call) -> str | None:
-    """What the local tools say to a call, also if it was not offered; None where only a person can answer."""
-    offered = [function_of(tool)["name"] for tool in tools]
-    if call.name in offered and call.name not in REGISTRY:
-        return None
-    return execute(call, {name: REGISTRY[name] for name in offered if name in REGISTRY})
+        column.send.on_click(lambda _, column=column: drive([column] if column.waiting else []))
+    form = [widgets.HTML("<b>Tools the models may call</b>"), widgets.GridBox(ticks, layout=grid)]
+    form += [instruction, question, mode, widgets.HBox([ask, reset, message])]
+    row = {"flex_flow": "row wrap", "grid_gap": "16px"}
+    return widgets.VBox([*form, widgets.HBox([column.box for column in columns], layout=row)])

@@ -1,19 +1,19 @@
-"""The one dial: a profile fixes model, data size, training recipe and scoring size. Nothing else has to be chosen.
+"""The one dial: a profile fixes model, data, training recipe and scoring size.
 
-    smoke   a tiny random model, seconds; for tests: its numbers mean nothing
-    laptop  SmolLM2-135M-Instruct on two CPU cores, minutes; the default
-    gpu     Qwen3-0.6B from ModelScope on one GPU
-    seed    Qwen-7B-Chat with the hyperparameters of the seed recipes
-
-The recipes are plain ms-swift settings; the values of the seed recipes come from ms-swift's own document "Agent
-fine-tuning best practice" (docs/source/LLM, 2024), translated to the flags of ms-swift 4.6.
+smoke: a tiny random model, seconds; for tests. laptop: SmolLM2-135M-Instruct on two CPU cores, the
+default. gpu: Qwen3-0.6B on one GPU. original: Qwen-7B-Chat with the original recipe, on one GPU.
 """
 
 import os
+import shutil
 from dataclasses import dataclass, field, replace
 
-# The seed's hyperparameters, each under today's name. Other profiles state what they change, and why.
-SEED_RECIPE = {
+from helpers.assets import KitError
+
+# The command of the document "AgentFabric llm工具调用能力微调", in the names of ms-swift 4.6 (older
+# documents differ: max_length 2048, weight_decay 0.01). Left out: save_total_limit 2, since lessons
+# score every checkpoint. The mix with general chat is an arm of the study.
+ORIGINAL_RECIPE = {
     "tuner_type": "lora",
     "lora_rank": 8,
     "lora_alpha": 32,
@@ -21,9 +21,9 @@ SEED_RECIPE = {
     "target_modules": ["all-linear"],
     "num_train_epochs": 2,
     "max_length": 1500,
-    "truncation_strategy": "delete",
+    "truncation_strategy": "delete",  # what was then the default
     "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 32,  # the seed: 32 / 8 GPUs each; one GPU has to do it alone
+    "gradient_accumulation_steps": 32,  # there 4 on each of 8 GPUs; one GPU does it alone
     "gradient_checkpointing": True,
     "learning_rate": 5e-5,
     "weight_decay": 0.1,
@@ -34,18 +34,20 @@ SEED_RECIPE = {
     "logging_steps": 10,
 }
 
-# What two CPU cores ask for. Reasons stand beside the values because lesson 04 prints them from here.
+# What the laptop profile changes in it: {setting: (value, reason)}.
 LAPTOP_CHANGES = {
-    "lora_rank": (16, "a 135M model has narrow layers; twice the rank costs nothing here"),
-    "num_train_epochs": (1, "no row is seen twice: with so few steps, fresh rows teach more"),
-    "max_length": (768, "the profile's prompts are short; attention over unused length costs minutes"),
-    "per_device_train_batch_size": (1, "with so few rows, many small steps teach more than few larger ones"),
-    "gradient_accumulation_steps": (1, "the same: a step after every row"),
-    "gradient_checkpointing": (False, "it saves memory nobody needs here and costs a third of the time"),
-    "lora_dropout": (0.0, "no row is seen twice, so there is nothing to unlearn by heart; drawing masks costs time"),
-    "learning_rate": (1e-3, "few steps: 20 times the seed's rate; LoRA bears it"),
-    "max_grad_norm": (1.0, "ms-swift's default; 0.5 would brake the first steps"),
-    "warmup_ratio": (0.1, "a high rate needs a start of a few steps"),
+    "lora_rank": (16, "a small model has narrow layers; twice the rank costs nothing here"),
+    "num_train_epochs": (1, "with so few steps, new rows teach more than repeated ones"),
+    "max_length": (768, "the prompts of this profile are short; longer rows cost minutes"),
+    "per_device_train_batch_size": (1, "few rows teach more in many small steps"),
+    "gradient_accumulation_steps": (1, "the same reason: one step after every row"),
+    "gradient_checkpointing": (False, "it saves memory that is not needed here, and takes time"),
+    "lora_dropout": (0.0, "each row is seen once, so there is little to overfit"),
+    "learning_rate": (1e-3, "there are few steps, so each is larger: 20 times the original rate"),
+    "max_grad_norm": (1.0, "the default of ms-swift; 0.5 would slow down the first steps"),
+    "warmup_ratio": (0.1, "a high rate needs a few smaller steps first"),
+    "eval_steps": (88, "twice in 176 steps, each time with a checkpoint to score"),
+    "save_steps": (88, "the same reason"),
     "logging_steps": (1, "every step is a point on the live curve"),
 }
 
@@ -54,83 +56,107 @@ LAPTOP_CHANGES = {
 class Profile:
     """One position of the dial.
 
-    model: name or folder for `assets.model_dir`; model_type and template: ms-swift's names for it.
-    torch_dtype: "fastest" measures which of float32 and bfloat16 this CPU computes faster.
-    source: where dialogues come from, for `assets.dataset_file`. languages: those trained and scored in.
-    shape: see `corpus.SHAPES`. train_rows: training rows (requests, in wire shape), at most. max_tools and max_chars:
-    longest prompt that is used. eval_rows: held-out rows for token accuracy. visits, bfcl: cases scored at every
-    checkpoint. scorers: processes that score side by side (on a CPU). measures: what every checkpoint is asked, see
-    `evaluate.SCORERS`; bfcl_categories: see `bfcl.CATEGORIES`. addition, general, self_cognition: the study's mixes,
-    see `training_set`. The seed draws the training rows and their order; the held-out cases are the same for all.
+    model: a name or folder for `assets.model_dir`. torch_dtype: the number format; see `dtype_of`.
+    source: a name or file for `assets.dataset_file`. format: of training rows (`convert.FORMATS`).
+    cases, bfcl: held-out episodes and BFCL questions that score each checkpoint.
+    max_tools, max_chars: the longest row in use. batch_size: replies generated at once.
+    seed: the random seed of the training rows and of the training; the cases are always the same.
     """
 
     name: str
     model: str
-    model_type: str
-    template: str
-    torch_dtype: str
+    model_type: str  # ms-swift's name for the kind of model
+    template: str  # ms-swift's name for its chat template
     device: str
-    languages: tuple
+    torch_dtype: str
     train_rows: int
-    eval_rows: int
-    visits: int
+    eval_rows: int  # held-out rows for the token accuracy
+    cases: int
     bfcl: int
-    recipe: dict = field(repr=False)
+    recipe: dict = field(repr=False)  # settings of ms-swift
     source: str = "authored"
-    shape: str = "wire"
+    languages: tuple = ("en", "zh")
+    format: str = "wire"
     max_tools: int = 12
     max_chars: int = 100_000
     max_new_tokens: int = 256
     batch_size: int = 16
-    scorers: int = 1
-    measures: tuple = ("visits", "bfcl")
-    bfcl_categories: tuple = ("simple_python", "multiple")
-    addition: float = 0.0
-    general: float = 0.0
-    self_cognition: float = 0.0
     seed: int = 42
 
 
-def _recipe(**changes) -> dict:
-    return {**SEED_RECIPE, **changes}
-
-
-_LAPTOP = _recipe(**{key: value for key, (value, _) in LAPTOP_CHANGES.items()})
-
+_LAPTOP = {setting: value for setting, (value, _) in LAPTOP_CHANGES.items()}
+_SMOKE = {"max_length": 2048, "per_device_train_batch_size": 2, "save_steps": 2, "eval_steps": 2}
+_GPU = {"max_length": 4096, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+_GPU |= {"learning_rate": 2e-4, "num_train_epochs": 1}
+_CUDA = ("cuda:0", "bfloat16")
+_BASICS = {  # in the order of the fields: model to bfcl, then what the recipe changes
+    "smoke": ("smoke", "llama", "chatml", "cpu", "float32", 12, 4, 4, 2, _LAPTOP | _SMOKE),
+    "laptop": ("smollm2", "llama", "chatml", "cpu", "auto", 176, 12, 40, 40, _LAPTOP),
+    "gpu": ("Qwen/Qwen3-0.6B", "qwen3", "qwen3", *_CUDA, 36_000, 200, 400, 400, _GPU),
+    "original": ("qwen/Qwen-7B-Chat", "qwen", "qwen", *_CUDA, 30_000, 200, 400, 400, {}),
+}
+_OTHERS = {  # fields that have not their default
+    "smoke": {"max_tools": 3, "max_chars": 1200, "max_new_tokens": 16},
+    "laptop": {"max_tools": 2, "max_chars": 1200, "max_new_tokens": 48, "batch_size": 32},
+    "gpu": {"source": "authored:30000", "batch_size": 128},
+    "original": {"source": "modelscope", "format": "trace", "batch_size": 64},
+}
+_OTHERS["laptop"]["languages"] = ("en",)
 PROFILES = {
-    "smoke": Profile(
-        name="smoke", model="smoke", model_type="llama", template="chatml", torch_dtype="float32", device="cpu",
-        languages=("en", "zh"), train_rows=12, eval_rows=4, visits=4, bfcl=2, max_tools=3, max_chars=1200,
-        max_new_tokens=16, recipe={**_LAPTOP, "max_length": 2048, "per_device_train_batch_size": 2, "save_steps": 2,
-                                   "eval_steps": 2}),
-    "laptop": Profile(
-        name="laptop", model="smollm2", model_type="llama", template="chatml", torch_dtype="fastest", device="cpu",
-        languages=("en",), train_rows=176, eval_rows=12, visits=40, bfcl=40, max_tools=2, max_chars=1200,
-        max_new_tokens=48, batch_size=32, scorers=2, recipe={**_LAPTOP, "save_steps": 88, "eval_steps": 88}),
-    "gpu": Profile(
-        name="gpu", model="Qwen/Qwen3-0.6B", model_type="qwen3", template="qwen3", torch_dtype="bfloat16",
-        device="cuda:0", source="authored:30000", languages=("en", "zh"), train_rows=36_000, eval_rows=200,
-        visits=400, bfcl=400,
-        recipe=_recipe(learning_rate=2e-4, max_length=4096, per_device_train_batch_size=8,
-                       gradient_accumulation_steps=4, num_train_epochs=1), batch_size=128),
-    "seed": Profile(
-        name="seed", model="qwen/Qwen-7B-Chat", model_type="qwen", template="qwen", torch_dtype="bfloat16",
-        device="cuda:0", source="modelscope", shape="trace", languages=("en", "zh"), train_rows=30_000,
-        eval_rows=200, visits=400, bfcl=400, recipe=_recipe(), batch_size=64),
+    name: Profile(name, *basics, recipe=ORIGINAL_RECIPE | changes, **_OTHERS[name])
+    for name, (*basics, changes) in _BASICS.items()
 }
 
 
 def get(name: str, **changes) -> Profile:
-    """The profile of that name, with `changes` to its fields if any (`get("laptop", seed=1)`).
-
-    Raises:
-        ValueError: no such profile.
-    """
+    """The profile of that name, with changes to its fields: `get("laptop", seed=1)`. An unknown
+    name is a ValueError."""
     if name not in PROFILES:
         raise ValueError(f"no profile {name!r}; choose one of {', '.join(PROFILES)}")
     return replace(PROFILES[name], **changes)
 
 
 def current(**changes) -> Profile:
-    """The profile that the environment variable KIT_PROFILE names; "laptop" without it."""
+    """The profile that the environment variable KIT_PROFILE names; without it "laptop"."""
     return get(os.environ.get("KIT_PROFILE", "laptop"), **changes)
+
+
+def dtype_of(profile: Profile) -> str:
+    """The profile's number format. "auto" is bfloat16 on a GPU, and on a CPU that has instructions
+    for it which PyTorch uses (through oneDNN); else float32, because bfloat16 is slower there."""
+    import torch
+
+    if profile.torch_dtype != "auto":
+        return profile.torch_dtype
+    has = torch.cpu.get_capabilities().get
+    fast = has("amx_bf16") or has("avx512_bf16") or has("bf16") or has("sve_bf16")
+    fast = fast and torch.backends.mkldnn.is_available()
+    return "bfloat16" if fast or profile.device != "cpu" else "float32"
+
+
+def check_device(profile: Profile) -> None:
+    """Raises KitError where the profile computes on a GPU and PyTorch sees none."""
+    import torch
+
+    if profile.device.startswith("cuda") and not torch.cuda.is_available():
+        raise KitError(
+            f'the profile "{profile.name}" computes on {profile.device}, and PyTorch sees no GPU '
+            "here. Use the laptop profile (PROFILE=laptop). If nvidia-smi does show a GPU, install "
+            "a PyTorch with CUDA into .venv: https://pytorch.org/get-started"
+        )
+
+
+def this_machine() -> dict:
+    """What this machine has; memory and disk in GB."""
+    import psutil
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "CPU cores": os.cpu_count(),
+        "memory (GB)": round(psutil.virtual_memory().total / 1e9, 1),
+        "free disk (GB)": round(shutil.disk_usage(".").free / 1e9, 1),
+        "GPU": gpu.name if gpu else None,
+        "GPU memory (GB)": round(gpu.total_memory / 1e9, 1) if gpu else None,
+        "number format": dtype_of(PROFILES["laptop"]),
+    }

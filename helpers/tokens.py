@@ -1,89 +1,94 @@
-"""What the model reads and what it is graded on, token by token, taken from ms-swift's own template."""
+"""What the model reads and which tokens are in the loss, taken from ms-swift's own template."""
 
 import html
 from dataclasses import dataclass
 from functools import lru_cache
 
 from helpers import assets
-from helpers.corpus import SHAPES
+from helpers.convert import FORMATS
 from helpers.profiles import Profile
+
+# Tints of Okabe and Ito's colours, which colour-blind readers tell apart; in print the lines do it.
+HATCH = "repeating-linear-gradient(45deg,#f3c6b0 0 3px,#fff 3px 6px)"
+STYLES = {
+    "masked": "color:#767676",
+    "in the loss": "background:#d3e9f8;color:#111;border-bottom:2px solid #0072b2",
+    "in the loss, twice": "background:#f5c156;color:#111;border-bottom:5px double #5c3d00",
+    "weight 0": f"background:{HATCH};color:#111;border-bottom:2px dotted #d55e00",
+}
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token: its `text`, whether it is a label (`graded`), and the `weight` of its loss (0 where not graded)."""
+    """One token: its text, whether it is a label (`in_loss`), its weight in the loss (0 if not)."""
 
     text: str
-    graded: bool
+    in_loss: bool
     weight: float
 
 
-def template_of(profile: Profile, shape: str, loss_scale: str | None = None):
-    """ms-swift's template for a profile's tokenizer, in training mode, with a shape's agent template and loss scale.
-
-    Args:
-        loss_scale: another ms-swift loss scale than the shape's own ("react", "default", …).
-    """
+def template_of(profile: Profile, format: str, loss_scale: str | None = None):
+    """ms-swift's template for a profile's tokenizer in training mode, with the agent template and
+    the loss scale of a format, or with another loss scale of ms-swift ("react", "default", …)."""
     from swift import get_template
 
     import helpers.swift_plugin  # noqa: F401  registers "agentfabric"
 
-    template = get_template(_processor(profile.model, profile.model_type), template_type=profile.template,
-                            max_length=8192, agent_template=SHAPES[shape].agent_template,
-                            loss_scale=loss_scale or SHAPES[shape].loss_scale)
+    processor, known = _processor(profile.model, profile.model_type), FORMATS[format]
+    names = {"template_type": profile.template, "agent_template": known.agent_template}
+    scale = loss_scale or known.loss_scale
+    template = get_template(processor, **names, loss_scale=scale, max_length=8192)
     template.set_mode("train")
     return template
 
 
 @lru_cache(maxsize=2)
-def _processor(model: str, model_type: str | None):
+def _processor(model: str, model_type: str):
     from swift import get_processor
 
     return get_processor(str(assets.model_dir(model)), model_type=model_type)
 
 
-def encode(row: dict, profile: Profile, shape: str, loss_scale: str | None = None) -> list[Token]:
-    """A training row (from `corpus.render_rows`) as the tokens ms-swift trains on."""
-    template = template_of(profile, shape, loss_scale)
+def _encode(template, row: dict) -> list[tuple[int, bool, float]]:
+    """(token id, whether it is a label, its weight) for each token of a training row."""
     encoded = template.encode({key: row[key] for key in ("messages", "tools")})
-    weights = encoded.get("loss_scale") or [1.0] * len(encoded["input_ids"])
-    tokens, waiting = [], []
-    for token, label, weight in zip(encoded["input_ids"], encoded["labels"], weights, strict=True):
+    ids, labels = encoded["input_ids"], [label != -100 for label in encoded["labels"]]
+    return list(zip(ids, labels, encoded.get("loss_scale") or [1.0] * len(ids), strict=True))
+
+
+def encode(row: dict, profile: Profile, format: str, loss_scale: str | None = None) -> list[Token]:
+    """A training row (from `convert.render_rows`) as the tokens that ms-swift trains on."""
+    template, tokens, waiting = template_of(profile, format, loss_scale), [], []
+    for token, label, weight in _encode(template, row):
         waiting.append(token)
         text = template.tokenizer.decode(waiting)
-        if "\ufffd" not in text or len(waiting) > 4:  # a Chinese character may need several tokens: show them as one
-            tokens.append(Token(text, label != -100, weight if label != -100 else 0.0))
+        # a Chinese character may take several tokens: they are shown as one
+        if "\ufffd" not in text or len(waiting) > 4:
+            tokens.append(Token(text, label, weight if label else 0.0))
             waiting = []
     return tokens
 
 
-def budget(rows: list[dict], profile: Profile, shape: str, loss_scale: str | None = None) -> dict[str, int]:
-    """What training rows hold: {"rows", "tokens" read, tokens that are "in the loss"}."""
-    template, read, graded = template_of(profile, shape, loss_scale), 0, 0
-    for row in rows:
-        encoded = template.encode({key: row[key] for key in ("messages", "tools")})
-        weights = encoded.get("loss_scale") or [1.0] * len(encoded["labels"])
-        read += len(encoded["labels"])
-        graded += sum(label != -100 and weight > 0 for label, weight in zip(encoded["labels"], weights, strict=True))
-    return {"rows": len(rows), "tokens": read, "in the loss": graded}
+def count(rows: list[dict], profile: Profile, format: str, loss_scale: str | None = None) -> dict:
+    """The size of training rows: {"rows", "tokens" read, tokens "in the loss"}."""
+    template = template_of(profile, format, loss_scale)
+    tokens = [token for row in rows for token in _encode(template, row)]
+    in_loss = sum(label and weight > 0 for _, label, weight in tokens)
+    return {"rows": len(rows), "tokens": len(tokens), "in the loss": in_loss}
 
 
 def coloured(tokens: list[Token], tail: int | None = None) -> str:
-    """Tokens as HTML: grey is read only, green counts once, dark green twice, red is a label whose weight is 0. The
-    weight stands in each token's tooltip; `tail` shows only that many last tokens."""
+    """Tokens as HTML under a legend; their weights are tooltips. `tail` shows only that many."""
+    span = '<span style="{}" title="weight {:g}">{}</span>'.format
+    parts = [f'<span style="{style}">{name}</span>  ' for name, style in STYLES.items()]
     shown = tokens[-tail:] if tail else tokens
-    spans = [f'<span title="weight {token.weight:g}" style="{_style(token)}">{_visible(token.text)}</span>'
-             for token in shown]
-    lead = f"… {len(tokens) - len(shown)} tokens before …<br>" if len(shown) < len(tokens) else ""
-    return f'<div style="font-family:monospace;line-height:1.7;white-space:pre-wrap">{lead}{"".join(spans)}</div>'
-
-
-def _style(token: Token) -> str:
-    if not token.graded:
-        return "color:#999"
-    colour = "#f4b6b0" if token.weight == 0 else "#bfe3c6" if token.weight <= 1 else "#6fbf80"
-    return f"background:{colour};color:#111;border-radius:3px;border-right:1px solid #fff"
-
-
-def _visible(text: str) -> str:
-    return html.escape(text).replace("\n", "⏎\n")
+    hidden = len(tokens) - len(shown)
+    parts.append(f"\n\n… {hidden} tokens before …\n" if hidden else "\n\n")
+    for token in shown:
+        name = "masked" if not token.in_loss else "in the loss"
+        if token.in_loss and token.weight != 1:
+            name = "in the loss, twice" if token.weight > 1 else "weight 0"
+        text = html.escape(token.text).replace("\n", "⏎\n")
+        parts.append(span(STYLES[name], token.weight, text))
+    style = "font-family:monospace;line-height:1.8;white-space:pre-wrap"
+    return f'<div style="{style}">{"".join(parts)}</div>'

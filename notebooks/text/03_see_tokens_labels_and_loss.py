@@ -14,159 +14,223 @@
 # %% [markdown]
 # # 03 · See tokens, labels and loss
 #
-# **You will do:** colour one dialogue token by token: what the model reads, what it is graded on, and how much each token counts.
+# **You will do:** colour one dialogue token by token: what the model only reads, what is in the loss,
+# and how much each token counts.
 #
-# **You will learn:** how one setting, the loss scale, decides whether a model learns to summarise, and whether it learns to invent results.
+# **You will learn:** how one setting, the loss scale, decides whether a model learns to summarise,
+# and whether it learns to invent results.
 #
-# **You will need:** one minute, 1 GB of memory. No GPU, no network after lesson 00.
+# **You will need:** 1 min, 1.0 GB on two CPU cores. No network.
 
 # %%
 from IPython.display import HTML
 
-from helpers import assets, corpus, profiles, sources, tokens
+from helpers import convert, data, profiles, tokens
 
 profile = profiles.current()
-rows = sources.read_rows(assets.dataset_file("authored"))
-row = next(row for row in rows if "-en-" in row["id"] and "-single-" in row["id"] and len(row["tools"]) == 1)
+rows, _ = data.load("authored")
+one_call = [row for row in rows if "-en-" in row["id"] and "-single-" in row["id"]]
+row = min(one_call, key=lambda row: len(str(row)))  # the shortest, so that all of it can be seen
 print(row["messages"][0]["content"])
 
 # %% [markdown]
 # ## 1 · One sample, all of it
 #
-# The cell encodes the dialogue with ms-swift's own template, the very one that trains. **Grey** is read only. **Green** is graded: the model is asked to
-# predict it. **Dark green** counts twice. Point at a token to see its weight. Expect a lot of grey: most of what a model reads it is never asked to write.
+# The cell encodes the dialogue as a *trace* with ms-swift's own template, the one that trains. The
+# legend says what each colour means; point at a token to see its weight. **Expect** a lot of grey:
+# most of what a model reads it is never asked to write.
 
 # %%
-trace = next(corpus.render_rows([row], "trace"))
+trace = next(convert.render_rows([row], "trace"))
 HTML(tokens.coloured(tokens.encode(trace, profile, "trace")))
 
 # %% [markdown]
-# The call is dark green: it has to be exact. The observation is grey although it stands in the middle of the assistant's turn: the tool writes it, not the model.
-# The answer after `Answer:` is green. This is the mask that the seed recipe describes.
+# The call counts twice: it has to be exact. The observation is masked, although it stands in the
+# middle of the assistant's turn: the tool writes it, not the model. The answer after `Answer:` is in
+# the loss. This is what document 002 of the recipes asks for: the observation takes no part in the
+# loss.
 
 # %% [markdown]
-# ## 2 · The same sample under `--loss_scale react`
+# ## 2 · The mask, written out
 #
-# The seed's command line used ms-swift's loss scale for ReAct. It knows `Action:`, `Observation:`, `Final Answer:` … and not `Answer:`, AgentFabric's word.
-# Before you run the cell: what happens to a text after `Observation:` when the next keyword is unknown?
+# A loss scale is a short rule. It cuts the assistant's text at keywords. Each keyword has two weights:
+# one for the keyword itself, one for the text up to the next keyword. Here it is in full.
+
+# %%
+import re
+
+WEIGHTS = {  # keyword: (its own weight, the weight of what follows it)
+    "Action:": (2, 2),
+    "Action Input:": (2, 2),
+    "Observation:": (2, 0),
+    "Answer:": (1, 1),
+}
+
+
+def loss_weights(text, weights=WEIGHTS):
+    """The pieces of an assistant's text with their weight in the loss; text before a keyword: 1."""
+    longest_first = sorted(weights, key=len, reverse=True)
+    before, *parts = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
+    pieces = [(before, 1)] if before else []
+    for keyword, content in zip(parts[::2], parts[1::2]):
+        own, following = weights[keyword]
+        pieces += [(keyword, own), (content, following)]
+    return [(piece, weight) for piece, weight in pieces if piece]
+
+
+# %% [markdown]
+# **Expect** weight 0 for the result only.
+
+# %%
+for piece, weight in loss_weights(trace["messages"][-1]["content"]):
+    print(weight, repr(piece))
+
+# %% [markdown]
+# The same rule stands in `helpers/swift_plugin.py`, from where ms-swift loads it. (One thing is finer
+# there: `Observation:` belongs to the model's turn, the rest of the result does not.)
+
+# %% [markdown]
+# ## 3 · The same sample under `--loss_scale react`
+#
+# ms-swift brings a loss scale for ReAct, which document 004 explains. It knows `Action:`,
+# `Observation:`, `Final Answer:` and so on. It does not know `Answer:`, AgentFabric's word. Before you
+# run the cell: what happens to a text after `Observation:` when no known keyword follows?
 
 # %%
 HTML(tokens.coloured(tokens.encode(trace, profile, "trace", loss_scale="react"), tail=70))
 
 # %% [markdown]
-# Everything after `Observation:` counts as observation. **The answer is wiped out**: the model is never graded on its summary, and token accuracy does
-# not see it either. A model trained like this calls tools well and summarises badly, which is what the seed's authors report.
+# Everything after `Observation:` counts as the observation, so **the answer is masked too**. The model
+# is never trained on its summary, and token accuracy does not see it either.
+#
+# This concerns traces in AgentFabric's words. The rows of the original recipe keep `Final Answer:`, so
+# `react` does train their answers. And no command in the documents sets `--loss_scale` at all.
 
 # %% [markdown]
-# ## 3 · The same sample under `--loss_scale default`
+# ## 4 · The same sample under `--loss_scale default`
 #
-# Without a loss scale the whole assistant turn is graded. Expect the observation to turn green.
+# Without a loss scale the whole assistant turn is in the loss. **Expect** the observation in colour.
 
 # %%
 HTML(tokens.coloured(tokens.encode(trace, profile, "trace", loss_scale="default"), tail=70))
 
 # %% [markdown]
-# Now the model is taught to *write tool results*, numbers and all. Such a model does not wait for the tool.
+# Now the model is trained to *write tool results*. Such a model may not wait for the tool.
 
 # %% [markdown]
-# ## 4 · In numbers
+# ## 5 · In numbers
 #
-# How many tokens are graded, and with what total weight, in each case? Expect `react` to have the fewest.
+# How many tokens are in the loss, and with what total weight? **Expect** `react` to have the fewest.
 
 # %%
 import pandas as pd
 
-def counted(row, shape, loss_scale=None):
-    encoded = tokens.encode(row, profile, shape, loss_scale)
-    graded = [token for token in encoded if token.weight]
-    return {"tokens": len(encoded), "graded": len(graded), "weight": sum(token.weight for token in graded)}
 
-pd.DataFrame({name: counted(trace, "trace", name) for name in ("agentfabric", "react", "default")}).T
+def counted(row, format, loss_scale=None):
+    encoded = tokens.encode(row, profile, format, loss_scale)
+    weights = [token.weight for token in encoded if token.weight]
+    return {"tokens": len(encoded), "in the loss": len(weights), "total weight": sum(weights)}
+
+
+scales = ("agentfabric", "react", "default")
+pd.DataFrame({name: counted(trace, "trace", name) for name in scales}).T
 
 # %% [markdown]
-# ## 5 · One dialogue, four shapes
+# ## 6 · The rows that this kit trains on
 #
-# The same canonical row in each of the kit's shapes. First *wire*: what AgentFabric's OpenAI path really sends, one row per request. Expect two rows; in the second, call and
-# observation are grey because they stand in the *user's* turn.
+# *wire* is what AgentFabric really sends to an OpenAI-type server: one row per request. **Expect** two
+# rows. In the second, call and observation are masked because they stand in the *user's* turn.
 
 # %%
-HTML("<hr>".join(tokens.coloured(tokens.encode(one, profile, "wire"), tail=75) for one in corpus.render_rows([row], "wire")))
+wire = list(convert.render_rows([row], "wire"))
+HTML("<hr>".join(tokens.coloured(tokens.encode(one, profile, "wire"), tail=75) for one in wire))
 
 # %% [markdown]
-# In the first row the call ends with `<|im_end|>`, and that token is graded: the model learns to **stop** after a call. In *trace* it never ends there.
+# In the first row the call ends with `<|im_end|>`, and that token is in the loss: the model learns to
+# **stop** after a call. In a trace no call ends like this.
 
 # %% [markdown]
-# *ReAct*, ms_agent's own form, with the loss scale that fits it:
-
-# %%
-react = next(corpus.render_rows([row], "react"))
-HTML(tokens.coloured(tokens.encode(react, profile, "react"), tail=75))
-
-# %% [markdown]
-# *Hermes*, the form that Qwen and many newer models were trained on. The observation comes back in a turn of its own:
-
-# %%
-hermes = next(corpus.render_rows([row], "hermes"))
-HTML(tokens.coloured(tokens.encode(hermes, profile, "hermes"), tail=90))
-
-# %% [markdown]
-# ## 6 · What is served is what was trained
+# ## 7 · What is served is what was trained
 #
-# The kit's first promise. Left: the request that the tool loop will send. Right: the training row's prompt. Expect `True`.
+# `first_request` makes the request that the tool loop will send. **Expect** `True`: it is, to the
+# letter, what the training row shows the model.
 
 # %%
 from helpers.agentfabric import first_request
 
 request = first_request(row["tools"], row["messages"][0]["content"])
-sent = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in request) + "<|im_start|>assistant\n"
-encoded = tokens.encode(next(corpus.render_rows([row], "wire")), profile, "wire")
-sent == "".join(token.text for token in encoded if not token.graded)
-
-# %% [markdown]
-# ## 7 · How long are the rows?
-#
-# The seed trains with `max_length 1500` and ms-swift *deletes* longer rows by default. Expect a few of our rows to lie beyond the line; of the 488 recorded AgentFabric
-# dialogues that the seed credits for its success, published counts (mean 2085 tokens) put the larger part there.
-
-# %%
-import itertools
-
-import matplotlib.pyplot as plt
-
-from helpers import curves
-
-curves.style()
-every = itertools.islice(corpus.render_rows(sources.read_rows(assets.dataset_file("authored")), "trace"), 300)
-lengths = [len(tokens.encode(one, profile, "trace")) for one in every]
-figure, axis = plt.subplots(figsize=(7, 2.4))
-axis.hist(lengths, bins=40, color=curves.COLOURS["visit"])
-axis.axvline(1500, color=curves.COLOURS["bfcl"])
-axis.set(xlabel=f"tokens per dialogue (trace shape, {profile.model}'s tokenizer, first 300 rows)", ylabel="dialogues");
-
-# %% [markdown]
-# Chinese rows are long here because this tokenizer was made for English and needs several tokens per character.
+turns = [f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in request]
+sent = "".join(turns) + "<|im_start|>assistant\n"
+read = [token.text for token in tokens.encode(wire[0], profile, "wire") if not token.in_loss]
+sent == "".join(read)
 
 # %% [markdown]
 # ## Checkpoint
 #
-# `agentfabric` grades the answer and not the observation:
+# The kit's mask trains the answer and not the observation.
 
 # %%
-graded = "".join(token.text for token in tokens.encode(trace, profile, "trace") if token.weight)
+encoded = tokens.encode(trace, profile, "trace")
+trained = "".join(token.text for token in encoded if token.weight)
 answer, result = row["messages"][-1]["content"], row["messages"][2]["content"]
-assert answer in graded and result not in graded
-"the answer is graded, the observation is not"
+assert answer in trained and result not in trained
+"the answer is in the loss, the observation is not"
 
 # %% [markdown]
-# **If not:** either the plugin was not loaded (`helpers/swift_plugin.py` registers the loss scale), or another version of ms-swift splits the text differently: `pip show ms-swift`
-# should say 4.6.0.
+# **If not:** the plugin was not loaded (`helpers/swift_plugin.py` registers the loss scale), or
+# another version of ms-swift cuts the text differently: `pip show ms-swift` should say 4.6.0.
+#
+# ## Appendix A · Two more formats
+#
+# *ReAct*, ms_agent's own words, with the loss scale that fits them. **Expect** the answer in colour.
+
+# %%
+react = next(convert.render_rows([row], "react"))
+HTML(tokens.coloured(tokens.encode(react, profile, "react"), tail=75))
+
+# %% [markdown]
+# *Hermes*, the form that Qwen and many newer models were trained on. **Expect** the observation in a
+# turn of its own.
+
+# %%
+hermes = next(convert.render_rows([row], "hermes"))
+HTML(tokens.coloured(tokens.encode(hermes, profile, "hermes"), tail=90))
+
+# %% [markdown]
+# ## Appendix B · How long are the rows?
+#
+# Document 001 trains with `max_length 1500`, and ms-swift *deletes* longer rows by default. **Expect**
+# a few of our rows beyond the line. For the 488 recorded AgentFabric dialogues ms-swift publishes a
+# mean of 2,085 tokens, a deviation of 1,515, a smallest of 489 and a largest of 7,354. So some of them
+# are deleted; these four numbers do not say how many.
+
+# %%
+import matplotlib.pyplot as plt
+
+from helpers import plots
+
+plots.style()
+every = list(convert.render_rows(rows[:300], "trace"))
+lengths = [len(tokens.encode(one, profile, "trace")) for one in every]
+figure, axis = plt.subplots(figsize=(7, 2.4))
+axis.hist(lengths, bins=40)
+axis.axvline(1500, color="black")
+axis.set(xlabel=f"tokens per dialogue ({profile.model}'s tokenizer, 300 rows)", ylabel="dialogues")
+figure.tight_layout()
+
+# %% [markdown]
+# Chinese rows are long here: this tokenizer was made for English and needs two to three tokens for a
+# Chinese character.
 #
 # ## Exercises
 #
 # 1. *Easy.* Find the token where the model learns to stop.
-# 2. *Medium.* Give `Answer:` the weight 2 in `LOSS_WEIGHTS` and look again. What would you expect of the model?
-# 3. *Hard.* In *wire* shape the call appears twice, once graded, once in the user's turn. What does that cost in tokens, and what would a cheaper shape lose?
+# 2. *Medium.* Give `Answer:` the weight 2 in `WEIGHTS`. Which pieces change? What would you expect of
+#    a model trained like this?
+# 3. *Hard.* In *wire* the call appears twice: once in the loss, once in the user's turn. How many
+#    tokens does that cost? What would a shorter format lose?
 #
-# **You learned** to read a training sample as the model does, and saw two ways to teach it the wrong thing with one word.
+# **You learned** to read a training sample as the model does, and saw two ways to train the wrong
+# thing with one word.
 #
 # Next: [04 · Finetune with LoRA](04_finetune_with_lora.ipynb)

@@ -16,24 +16,25 @@
 #
 # **You will do:** fine-tune the small model to call tools, and watch its loss while it learns.
 #
-# **You will learn:** what a recipe is, which of the seed's hyperparameters change on two CPU cores and why, and what a run leaves behind.
+# **You will learn:** what a recipe is, which of the original hyperparameters change on two CPU cores and
+# why, and what a run leaves behind.
 #
-# **You will need:** 6 to 17 minutes on two CPU cores and 6 GB of memory; the cell resumes if you interrupt it.
+# **You will need:** 1 min, 1.0 GB on two CPU cores. You can interrupt the training; it resumes.
 
 # %% [markdown]
 # ## 1 · The recipe
 #
-# Training is done by **ms-swift**, not by code of ours. A recipe is the list of its settings. Expect two columns: what the seed recipe used for Qwen-7B-Chat on eight GPUs, and
-# what this profile uses.
+# Training is done by **ms-swift**. A recipe is the list of its settings. **Expect** two columns: what
+# document 001 used for Qwen-7B-Chat on eight GPUs, under today's names, and what this profile uses.
 
 # %%
 import pandas as pd
 
-from helpers import finetune, profiles
+from helpers import profiles, train
 
 profile = profiles.current()
-recipe = finetune.recipe_of(profile)
-pd.DataFrame({"seed": profiles.SEED_RECIPE, profile.name: {key: recipe[key] for key in profiles.SEED_RECIPE}}).astype(str)
+recipes = {"original": profiles.ORIGINAL_RECIPE, profile.name: profile.recipe}
+pd.DataFrame(recipes).astype(str)
 
 # %% [markdown]
 # Each change on the laptop has a reason:
@@ -45,81 +46,152 @@ pd.DataFrame(profiles.LAPTOP_CHANGES, index=["value", "why"]).T
 # %% [markdown]
 # ## 2 · The data
 #
-# `prepare_data` draws the profile's rows: training rows in *wire* shape, a small fixed file for token accuracy, and held-out cases for lesson 05.
-# **Held out means by tool:** no tool of a case stands in any training prompt. Expect an empty intersection.
+# `prepare_data` draws the profile's rows: training rows in *wire* format, a small fixed file for token
+# accuracy, and held-out cases for lesson 05. **Held out means by tool:** no tool of a case stands in any
+# training prompt. **Expect** 0 tools in both.
 
 # %%
 import json
 
-from helpers import splits
+from helpers import split
 
-data = finetune.prepare_data(profile)
-trained = {splits.tool_identity(tool) for row in data["train"] for tool in json.loads(row["tools"])}
-heldout = {splits.tool_identity(tool) for row in data["cases"] for tool in row["tools"]}
+data = split.prepare_data(profile)
+trained = {split.tool_identity(tool) for row in data["train"] for tool in json.loads(row["tools"])}
+heldout = {split.tool_identity(tool) for row in data["cases"] for tool in row["tools"]}
 print({name: len(rows) for name, rows in data.items()})
 print(f"{len(trained)} tools trained, {len(heldout)} held out, {len(trained & heldout)} in both")
 
 # %% [markdown]
-# ## 3 · Train
+# ## 3 · From recipe to `swift sft`, written out
 #
-# One call. It writes the recipe as YAML, starts `swift sft` in a process of its own (its memory is freed when it ends), and draws the curve as it goes. Expect the loss to fall from
-# above 4 to about 1 within the first 30 steps, in jumps, for each step is one row: the *format* is learned first. If you interrupt the kernel, run the cell again: it resumes from the last checkpoint. If this run
-# exists already, it is reused.
+# A run is: the recipe and the files it names, as YAML; and one command that reads it.
 
 # %%
-from helpers import curves
+import yaml
 
-run = finetune.finetune(profile, watch=curves.live())
+from helpers import assets
+
+
+def write_recipe(path, profile, train_file, eval_file):
+    """The settings of a run as a YAML file for `swift sft`; returns them."""
+    recipe = {
+        "model": str(assets.model_dir(profile.model)),
+        "model_type": profile.model_type,
+        "template": profile.template,
+        "torch_dtype": profiles.dtype_of(profile),
+        "dataset": [str(train_file)],
+        "val_dataset": [str(eval_file)],
+        "external_plugins": [str(train.PLUGIN)],  # AgentFabric's prompt and mask
+        "agent_template": "agentfabric",
+        "loss_scale": "last_round+agentfabric",  # wire: only the last reply is in the loss
+        **profile.recipe,
+        **({"use_cpu": True, "dataloader_num_workers": 0} if profile.device == "cpu" else {}),
+        "eval_on_start": True,  # step 0 is a point, too
+        "seed": profile.seed,
+        "data_seed": profile.seed,
+        "report_to": "none",
+        "output_dir": str(path.parent / "swift"),
+    }
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), "utf-8")
+    return recipe
+
 
 # %% [markdown]
-# The finished curve, redrawn from the run's log. Green points are rows with tools the model has never seen. Step 0 is a point: it is the base model.
+# Two training rows are enough to see it run. **Expect** about half a minute, most of it for loading
+# ms-swift, and then the loss of each step.
 
 # %%
-curves.style()
-curves.training_curve(run.log());
+import subprocess
+import sys
+
+folder = assets.ROOT / "runs" / "by-hand"
+for name in ("train", "eval"):
+    assets.write_jsonl(folder / f"{name}.jsonl", data[name][:2])
+write_recipe(folder / "recipe.yaml", profile, folder / "train.jsonl", folder / "eval.jsonl")
+command = [sys.executable, "-m", "swift.cli.main", "sft", str(folder / "recipe.yaml")]
+done = subprocess.run(command, capture_output=True, text=True, env=train.child_environment())
+log = [
+    json.loads(line) for line in max(folder.rglob("logging.jsonl")).read_text("utf-8").splitlines()
+]
+[(line["global_step/max_steps"], round(line["loss"], 2)) for line in log if "loss" in line]
 
 # %% [markdown]
-# Token accuracy is *teacher-forced*: at every position the model is shown the right text so far. It says nothing about stopping, or about a whole call being right. Lesson 05
-# measures that.
-
-# %% [markdown]
-# ## 4 · What a run leaves behind
+# In a shell that is `swift sft runs/by-hand/recipe.yaml`.
 #
-# Expect the recipe, the data it saw, checkpoints, and a manifest that says where every number comes from.
+# ## 4 · Train
+#
+# `train.finetune` does the same with all rows. What it adds is plumbing: it keeps the profile beside the
+# run, resumes where it was interrupted, allows one training in a folder at a time, and writes a manifest
+# at the end. It runs in a process of its own, whose memory is free again when it ends.
+#
+# **Expect** a curve that grows: single steps as light points, their moving mean as a line, and rows with
+# tools that the model has never seen. Step 0 is the base model. The loss falls from above 4 to about 1
+# within the first 30 steps, in jumps, because each step is one row. If you interrupt the kernel, run the
+# cell again. If this run exists, it is reused.
 
 # %%
-sorted(str(path.relative_to(run.path)) for path in run.path.rglob("*") if len(path.relative_to(run.path).parts) < 3)[:24]
+from helpers import plots
 
-# %%
-manifest = json.loads((run.path / "manifest.json").read_text("utf-8"))
-{key: manifest[key] for key in ("wall_seconds", "versions", "hardware", "data_sha256")}
+plots.style()
+watch = plots.live()
+run = train.finetune(profile, watch=watch)
+watch(run.log())
 
 # %% [markdown]
-# A checkpoint is small: the base model stays as it is, LoRA adds two thin matrices to each layer.
-
-# %%
-[(checkpoint.step, f"{sum(f.stat().st_size for f in checkpoint.path.glob('adapter*')) / 1e6:.0f} MB") for checkpoint in run.checkpoints[1:]]
+# Token accuracy is *teacher-forced*: at every position the model is shown the right text so far. It does
+# not say whether the model stops, or whether a whole call is right. Lesson 05 measures that.
 
 # %% [markdown]
-# The same recipe runs without a notebook: `swift sft recipe.yaml` in the run's folder.
+# ## 5 · What a run leaves behind
+#
+# **Expect** the recipe, the data, checkpoints, and a manifest that says where every number comes from.
+
+# %%
+paths = [path.relative_to(run.path) for path in run.path.rglob("*")]
+sorted(str(path) for path in paths if len(path.parts) < 3)[:24]
+
+# %%
+manifest = run.manifest()
+{
+    key: manifest[key]
+    for key in ("wall_seconds", "number_format", "versions", "hardware", "data_sha256")
+}
+
+# %% [markdown]
+# A checkpoint is small: the base model stays as it is, and LoRA adds two thin matrices to each layer.
+# **Expect** about 20 MB each in the laptop profile.
+
+# %%
+sizes = {
+    one.step: sum(file.stat().st_size for file in one.path.glob("adapter*"))
+    for one in run.checkpoints[1:]
+}
+{step: f"{size / 1e6:.1f} MB" for step, size in sizes.items()}
 
 # %% [markdown]
 # ## Checkpoint
+#
+# **Expect** the evaluation loss to fall from line to line in the laptop profile.
 
 # %%
 assert run.finished and len(run.checkpoints) > 1
-frame = curves.training_frame(run.log())
+frame = plots.training_frame(run.log())
 frame[["eval_loss", "eval_token_acc"]].dropna().round(3)
 
 # %% [markdown]
-# **If not:** either memory ran out (the log `train.log` in the run's folder ends with *Killed*; close other programs, or lower `per_device_train_batch_size`), or the first lesson did not finish fetching the model.
+# **If not:** memory ran out (`train.log` in the run's folder ends with *Killed*; close other programs), or the
+# first lesson did not finish making the model.
 #
 # ## Exercises
 #
 # 1. *Easy.* Interrupt the training cell (■), then run it again. Where does it resume?
-# 2. *Medium.* `profiles.get("laptop", recipe={**profile.recipe, "learning_rate": 5e-5})` is the seed's learning rate. Train it. What do 30 steps at that rate achieve?
-# 3. *Hard.* Train `profiles.get("laptop", shape="trace")` and compare both runs in lesson 05, at equal tokens rather than equal rows.
+# 2. *Medium.* Train at the original rate, under a name of its own:
+#    `train.finetune(profiles.get("laptop", recipe={**profile.recipe, "learning_rate": 5e-5}), name="slow")`.
+#    What do 176 steps at that rate achieve? What happens without the `name`?
+# 3. *Hard.* Train `profiles.get("laptop", format="trace")` as `name="trace"` and compare both runs in lesson
+#    05, at equal tokens rather than equal rows.
 #
-# **You learned** to fine-tune with one call that any interruption leaves intact, and which numbers of a recipe depend on the machine.
+# **You learned** to fine-tune with one call that survives any interruption, and which numbers of a recipe
+# depend on the machine.
 #
 # Next: [05 · Plot accuracy by step](05_plot_accuracy_by_step.ipynb)

@@ -14,24 +14,21 @@
 # %% [markdown]
 # # 06 · Call tools interactively
 #
-# **You will do**: walk through one conversation by hand, put the base model beside your tuned one, run a
-# small fire-alarm desk, and open a panel in which *you* may be the tool.
+# **You will do:** walk through one conversation by hand, put the base model beside your tuned one, run
+# a small fire-alarm desk, and open a panel in which *you* may be the tool.
 #
-# **You will learn**: what the runtime sends, what it accepts as a tool call, what it feeds back, and how to
-# tell a model that fails from a call that fails.
+# **You will learn:** what the runtime sends, what it accepts as a tool call, what it feeds back, and how
+# to tell a model that fails from a call that fails.
 #
-# **You will need**: lesson 04's run; if it is missing, step 3 trains it first. On two CPU cores this
-# notebook took 1.5 minutes and 1.8 GB with the `laptop` profile, half a minute and 0.6 GB with `smoke`. It has
-# not been timed on a GPU yet.
+# **You will need:** 1 min, 1.0 GB on two CPU cores. It uses lesson 04's run, and trains it first if it is
+# missing.
 
 # %%
 from IPython.display import HTML, display
 
-from helpers import agent, finetune, inference, profiles
-from helpers.agentfabric import Call, read_calls
-from helpers.playground import playground
-from helpers.tools import REGISTRY, execute, schemas
-from helpers.transcripts import compare_html, notes, step_html, transcript_html
+from helpers import agent, model, profiles, train
+from helpers.agentfabric import Call, cut_at_stop, first_request, next_request, read_calls
+from helpers.playground import compare_html, notes, playground, step_html, transcript_html
 
 profile = profiles.current()
 print(f"profile {profile.name}: {profile.model} on {profile.device}")
@@ -39,15 +36,15 @@ print(f"profile {profile.name}: {profile.model} on {profile.device}")
 # %% [markdown]
 # ## 1 · Look at the tools
 #
-# A tool is a function with a JSON schema. These live in `helpers/tools.py`: they work offline, give the
-# same result every time, and none of them is in the training data. So if the tuned model calls them well,
-# it has learned *how to call*, not *what to recite*.
+# A tool is a function with a JSON schema. These stand in `helpers/agent.py`: they work offline, give the
+# same result every time, and none of them is in the training data. If the tuned model calls them well,
+# it has learned *how to call*, not these tools.
 #
 # **Expect** eight names, each with its parameters.
 
 # %%
-for name in REGISTRY:
-    function = schemas([name])[0]["function"]
+for name in agent.REGISTRY:
+    function = agent.schemas([name])[0]["function"]
     print(f"{name}({', '.join(function['parameters']['properties'])}): {function['description']}")
 
 # %% [markdown]
@@ -55,137 +52,167 @@ for name in REGISTRY:
 # OpenAI's form, with `type`, `properties` and `required`.
 
 # %%
-schemas(["get_weather"], "en")[0]
+agent.schemas(["get_weather"], "en")[0]
 
 # %% [markdown]
-# And this is how a call is run: name and arguments are just text that a model wrote, so they are read and
-# checked before anything happens. **Expect** a result, a refusal in the runtime's own words, and one by the
-# schema check, which this kit adds.
+# And this is how a call is run. Name and arguments are text that a model wrote, so they are read and
+# checked before anything happens. **Expect** a result, an error in the runtime's own words, and an error
+# of the schema check, which this kit adds.
 
 # %%
 for arguments in ['{"city": "Paris"}', "{}", '{"city": 75001}']:
-    print(execute(Call("get_weather", arguments)))
+    print(agent.execute(Call("get_weather", arguments)))
 
 # %% [markdown]
-# ## 2 · Play the model yourself
+# ## 2 · The tool loop, written out
 #
-# `agent.visit` is the whole loop, as a generator. It hands you a step and waits: for a reply after a
-# `request`, for a result after a `call`. First you are the model.
-#
-# **Expect** the user's turn: a bracket that names the tools, then the question.
+# This is the whole loop that AgentFabric runs around a model. It is a generator: it hands out a step and
+# waits. After a `request` it wants the model's reply, after a `call` it wants the tool's result.
+
 
 # %%
-tools = schemas(["get_weather", "calculator"])
-loop = agent.visit(tools, "What is the weather in Paris?")
-step = next(loop)
-print(step.kind, "→", step.messages[-1]["content"])
+def tool_loop(tools, query, max_turns=10):
+    """One question through AgentFabric's loop, as a generator of (kind, content)."""
+    messages = first_request(tools, query)
+    for _ in range(max_turns):
+        reply = cut_at_stop((yield "request", messages))
+        calls = read_calls(reply)
+        if not calls:
+            yield "answer", reply
+            return
+        result = yield "call", calls[0]  # of several calls the runtime runs the first
+        messages = next_request(messages, reply, result)
+    yield "gave_up", None
+
 
 # %% [markdown]
-# Before it stands the system message, with the tools and the form that a call has to have. **Expect** the
-# two schemas and the words `Action:`, `Action Input:`, `Observation:` and `Answer:`.
+# First you are the model. **Expect** the user's turn: a bracket that names the tools, then the question.
 
 # %%
-print(step.messages[0]["content"])
+tools = agent.schemas(["get_weather", "calculator"])
+loop = tool_loop(tools, "What is the weather in Paris?")
+kind, messages = next(loop)
+print(kind, "→", messages[-1]["content"])
+
+# %% [markdown]
+# Before it stands the system message, with the tools and the form that a call has to have. **Expect** two
+# schemas and the words `Action:`, `Action Input:`, `Observation:` and `Answer:`.
+
+# %%
+print(messages[0]["content"])
 
 # %% [markdown]
 # Now write what a good model writes: two lines, and stop. **Expect** a step of kind `call`.
 
 # %%
-step = loop.send('Action: get_weather\nAction Input: {"city": "Paris"}')
-print(step.kind, "→", step.call)
+kind, call = loop.send('Action: get_weather\nAction Input: {"city": "Paris"}')
+print(kind, "→", call)
 
 # %% [markdown]
 # Then you are the runtime: run the call and send the result. **Expect** a second `request`. Look where your
-# own words went: **into the user's message**. The model has to read its own call there, and to open a new
-# turn with the summary. A model that was never trained on this shape may well start over.
+# own words went: **into the user's message**. The model has to read its own call there, and to begin a new
+# turn with the summary.
 
 # %%
-result = execute(step.call)
-step = loop.send(result)
-print(step.kind, "→", step.messages[-1]["content"])
+kind, messages = loop.send(agent.execute(call))
+print(kind, "→", messages[-1]["content"])
 
 # %% [markdown]
-# A reply without a call ends the visit. **Expect** kind `answer`. That is all there is; the rest of this
-# lesson only replaces you by a model.
+# A reply without a call ends the episode. **Expect** kind `answer`.
 
 # %%
-step = loop.send("It is raining lightly in Paris, at 14 °C.")
-print(step.kind, "→", step.text)
+print(loop.send("It is raining lightly in Paris, at 14 °C."))
 
 # %% [markdown]
+# `agent.episode` is the same loop; its steps also keep the raw reply and what a tool said. In the rest of
+# this lesson a model takes your place.
+#
 # ## 3 · Put base and tuned beside each other
 #
 # The base model comes from the profile, the tuned one from lesson 04's run. **Expect** one line that says
 # whether that run is reused; without it, training starts now, as in lesson 04.
 
 # %%
-run = finetune.finetune(profile)
+run = train.finetune(profile)
 print("adapter:", run.checkpoints[-1].path.name)
 
 # %% [markdown]
-# A model is a function from messages to a reply. The two differ in one argument. **Expect** the names of
-# two models.
+# A model is a function from messages to a reply. The two differ in one argument. **Expect** two names.
 
 # %%
-model = inference.Model(profile)
+small = model.Model(profile)
 
 
 def ask_base(messages):
-    return model.ask([messages])[0]
+    return small.ask([messages])[0]
 
 
 def ask_tuned(messages):
-    return model.ask([messages], adapter=run.checkpoints[-1].path)[0]
+    return small.ask([messages], adapter=run.checkpoints[-1].path)[0]
 
 
 models = {"base": ask_base, "tuned": ask_tuned}
 list(models)
 
 # %% [markdown]
-# `agent.run` drives a visit to its end: models answer requests, `execute` answers calls. Both get the same
-# question.
+# `agent.run` takes an episode to its end: models answer requests, `execute` answers calls. Both get the
+# same question.
 #
-# **Expect** one column each. An untuned model mostly chats: it makes up a weather report, without a call. A
-# tuned one writes *Action* and *Action Input*. The second half is harder: after the *Observation* it should
-# give an *Answer* with the tool's numbers. A model after few steps often calls again instead, until the limit
-# of four requests set here; lesson 05's curves show how far your run has got. (With the `smoke` profile both
-# columns are noise, or nothing. That is right: its model is random.)
+# **Expect** one column each. The base model chats and invents. The tuned one writes a call and sums up
+# what came back. (With the `smoke` profile both columns are noise: its model is random.)
 
 # %%
+weather = agent.schemas(["get_weather"])
 question = "What is the weather in Paris today?"
-transcripts = {label: agent.run(tools, question, ask, execute, max_turns=4) for label, ask in models.items()}
-HTML(compare_html(transcripts, tools))
+transcripts = {
+    label: agent.run(weather, question, ask, agent.execute, max_turns=4)
+    for label, ask in models.items()
+}
+HTML(compare_html(transcripts, weather))
+
+# %% [markdown]
+# The same question with a calculator offered beside the weather tool. **Expect** this to be harder: our
+# training prompts held one tool or two, and after so few rows the choice is not safe yet.
+
+# %%
+steps = agent.run(tools, question, ask_tuned, agent.execute, max_turns=4)
+HTML(transcript_html(steps, tools))
 
 # %% [markdown]
 # ## 4 · Run the fire-alarm desk
 #
 # Four tools that follow from one another: `fire_recognition` looks at a picture, `fire_alert` sounds the
-# bell, `call_fireman` and `call_police` fetch help. The next step depends on what the last one saw.
+# alarm, `call_fireman` and `call_police` fetch help. The next step depends on what the last one saw. It is
+# the example of document 002.
 #
-# First the visit as it should go, with replies written by a person. **Expect** only their number here.
+# First the episode as it should go, with replies written by a person. **Expect** only their number here.
 
 # %%
-fire_tools = schemas(["fire_recognition", "fire_alert", "call_police", "call_fireman"])
-question = "Camera 7 sent the picture gate3_fire.jpg. Is there a fire? If there is, do what is needed."
+fire_tools = agent.schemas(["fire_recognition", "fire_alert", "call_police", "call_fireman"])
+question = (
+    "Camera 7 sent the picture gate3_fire.jpg. Is there a fire? If there is, do what is needed."
+)
 good = [
     'Action: fire_recognition\nAction Input: {"image": "gate3_fire.jpg"}',
     'Action: fire_alert\nAction Input: {"location": "Building 3"}',
     'Action: call_fireman\nAction Input: {"location": "Building 3, floor 2"}',
-    "There is a fire in Building 3, floor 2. The alarm is sounding and the fire brigade is coming.",
+    "There is a fire in Building 3, floor 2. The alarm sounds and the fire brigade is coming.",
 ]
 len(good)
 
 # %% [markdown]
-# The picture's tool does not know where the camera hangs, so an observation is written for it here: what
+# The picture's tool does not know where the camera is, so an observation is written for it here: what
 # *you* would type if you were the tool. The other tools answer for themselves. **Expect** three calls and
 # an answer.
 
 # %%
-said = {"fire_recognition": "Fire seen: flames at a window of Building 3, floor 2. Confidence 0.97."}
+said = {
+    "fire_recognition": "Fire seen: flames at a window of Building 3, floor 2. Confidence 0.97."
+}
 
 
 def observe(call):
-    return said.get(call.name) or execute(call)
+    return said.get(call.name) or agent.execute(call)
 
 
 replies_left = iter(good)
@@ -193,13 +220,12 @@ steps = agent.run(fire_tools, question, lambda messages: next(replies_left), obs
 HTML(transcript_html(steps, fire_tools))
 
 # %% [markdown]
-# Now the tuned model, one step at a time, with the same observations. **Expect** calls in the right form, and
-# look for the point where they leave the path above: the wrong tool first, an argument that the tool does not
-# have (a note says so), the same call again, or an answer after one call. Most visits in the training data
-# need a single call, so chains are what a small model learns last.
+# Now the tuned model, one step at a time, with the same observations. **Expect** it to fail somewhere on
+# this path: a wrong tool first, an argument that the tool does not have (a note says so), the same call
+# again, or an answer after one call. Most training dialogues need a single call.
 
 # %%
-loop = agent.visit(fire_tools, question, max_turns=5)
+loop = agent.episode(fire_tools, question, max_turns=5)
 step = next(loop)
 while step.kind in ("request", "call"):
     if step.kind == "request":
@@ -214,11 +240,11 @@ print("ended with:", step.kind)
 # %% [markdown]
 # ## 5 · Open the panel
 #
-# The same, to play with. Tick tools, type a question, press **Ask**. Switch to **I play the tool** and
+# The same, to play with. Tick tools, type a question, press **Ask**. Switch to **I play the tool**, and
 # every call waits for you: the box holds what the local tool would say, and you may say something else.
 #
-# **Expect** a form with two columns below it. A model thinks inside the click, so the page waits with it;
-# the ■ of the notebook stops one that takes too long. Where no kernel runs (on a web page, say) there is no
+# **Expect** a form with two columns below it. A model computes inside the click, so the page waits; the ■
+# of the notebook stops one that takes too long. Where no kernel runs (on a web page, say) there is no
 # panel, only the transcripts above.
 #
 # Try this: keep the question, choose *I play the tool*, and answer the first call with `No fire. It is a
@@ -231,11 +257,11 @@ playground(models, fire_tools + tools, query=question)
 # ## 6 · Break a reply
 #
 # The runtime finds a call with one pattern, `Action: (.+)\nAction Input: (.+)`, and reads the arguments as
-# JSON5. What does not fit is either invisible to it (the reply then counts as the final answer) or comes
-# back as an error that the model gets to read. No model is needed to see this.
+# JSON5. A reply that does not fit the pattern counts as the final answer. Arguments that do not fit come
+# back as an error, which the model gets to read. You need no model to see this.
 #
-# **Expect** one of six replies, printed as the model would write it. Guess before you go on: which of the six
-# does the runtime run?
+# **Expect** one of six replies, printed as the model would write it. Guess before you go on: which of the
+# six does the runtime run?
 
 # %%
 replies = {
@@ -249,20 +275,22 @@ replies = {
 print(replies["several lines"])
 
 # %% [markdown]
-# **Expect** two that work: JSON5 forgives single quotes and a trailing comma. One is not seen at all. Three
-# come back as `Tool api … failed to call`. Of the JSON on several lines the pattern caught only its first
+# **Expect** two that work: JSON5 accepts single quotes and a trailing comma. One is not seen at all. Three
+# come back as `Tool api … failed to call`. Of the JSON on several lines the pattern caught only the first
 # line, `{`.
 
 # %%
 for what, reply in replies.items():
     calls = read_calls(reply)
-    print(f"{what:16}", execute(calls[0]) if calls else "not seen: this reply is the final answer")
+    print(f"{what:16}", agent.execute(calls[0]) if calls else "not seen: it is the final answer")
 
 # %% [markdown]
 # In a transcript such replies carry a note. **Expect** the reason in words.
 
 # %%
-steps = agent.run(tools, "What is the weather?", lambda messages: replies["no space"], execute)
+steps = agent.run(
+    tools, "What is the weather?", lambda messages: replies["no space"], agent.execute
+)
 print(notes(steps[0], tools))
 HTML(transcript_html(steps, tools))
 
@@ -274,26 +302,28 @@ HTML(transcript_html(steps, tools))
 
 # %%
 ended = all(steps[-1].kind in ("answer", "gave_up") for steps in transcripts.values())
-error_text = execute(Call("get_weather", "{}")).endswith("Details: param `city` is required")
-print(ended, error_text, read_calls(replies["no space"]) == [])
+error = agent.execute(Call("get_weather", "{}"))
+print(
+    ended,
+    error.endswith("Details: param `city` is required"),
+    read_calls(replies["no space"]) == [],
+)
 
 # %% [markdown]
-# *If not*:
+# **If not:** there is no panel, or only text in its place: the browser's tab is older than the kernel, or no
+# kernel runs. Restart the kernel, reload the page, run all. Or the first value is `False`, or step 3 raised
+# an error: the model did not load, or training did not finish. Read the line that step 3 printed, then
+# repair it in lesson 04.
 #
-# - **There is no panel, or only text in its place.** The browser tab is older than the kernel, or no kernel
-#   runs: restart the kernel, reload the page, run all.
-# - **The first value is `False`, or step 3 raised an error.** The model did not load, or training did not
-#   finish: read the line that step 3 printed, then repair it in lesson 04.
-#
-# If replies come, but slowly (half a minute each on a CPU), other programs compete for its cores: start Jupyter
-# with `OMP_NUM_THREADS=1` in the environment.
+# If replies are slow (half a minute each on a CPU), other programs use the cores: start Jupyter with
+# `OMP_NUM_THREADS=1` in the environment.
 #
 # ## Exercises
 #
-# 1. *Easy.* Open `playground(models, schemas(REGISTRY, "zh"), language="zh")` and ask in Chinese. The
-#    prompt turns Chinese with your question. Does a model that was tuned on English rows (the laptop
-#    profile) still call?
-# 2. *Medium.* Write a tool of your own with `@tool` from `helpers.tools`, a function with two parameters,
+# 1. *Easy.* Open `playground(models, agent.schemas(agent.REGISTRY, "zh"), language="zh")` and ask in
+#    Chinese. The prompt turns Chinese with your question. Does a model that was tuned on English rows (the
+#    laptop profile) still call?
+# 2. *Medium.* Write a tool of your own with `@tool` from `helpers.agent`, a function with two parameters,
 #    and let the tuned model use it. Then play it yourself and answer with an error. Does the model mend its
 #    call, repeat it, or make up a result?
 # 3. *Hard.* Step 4 asks for three calls in a row. Write ten such questions, count with `agent.run_batch`
@@ -302,7 +332,7 @@ print(ended, error_text, read_calls(replies["no space"]) == [])
 #
 # **You learned** that a tool call is two lines of text that a pattern has to find; that the observation
 # returns inside the user's message; that arguments are checked before a tool runs and errors go back to the
-# model; and that a tuned model's behaviour is something you can watch, interrupt and contradict, one step
-# at a time.
+# model; and how to watch, stop and contradict a tuned model one step at a time.
 #
-# This was the last lesson of the first road. Merging, serving and the AgentFabric app are the next chapters.
+# This was the last lesson of the first road. Merging, serving and the AgentFabric app come next:
+# [07 · Merge and serve](07_merge_and_serve.ipynb)

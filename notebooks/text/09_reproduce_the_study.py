@@ -49,7 +49,12 @@ import pandas as pd
 
 pd.set_option("display.max_colwidth", 90)
 laptop = study_arms.STUDIES["laptop"]
-pd.DataFrame([{"arm": arm.name, "what": arm.title, **arm.changes, **arm.recipe} for arm in study_arms.ARMS.values()]).drop(columns="measures").fillna("")
+pd.DataFrame(
+    [
+        {"arm": arm.name, "what": arm.title, **arm.changes, **arm.recipe}
+        for arm in study_arms.ARMS.values()
+    ]
+).drop(columns="measures").fillna("")
 
 # %% [markdown]
 # Same steps are not same tokens: a wire row holds one request, a trace a whole dialogue; and a mask decides which tokens count. Expect the arms to differ most in the last column.
@@ -71,9 +76,16 @@ pd.DataFrame({arm: budget(arm) for arm in laptop.arms if "_lr_" not in arm}).T
 
 # %%
 shown = laptop.profile
-recipe = {key: shown.recipe[key] for key in ("learning_rate", "lora_rank", "per_device_train_batch_size", "max_length")}
-print(f"{shown.model}: {shown.train_rows} rows, {recipe}, checkpoints every {shown.recipe['save_steps']} steps")
-print(f"{shown.visits} held-out cases, {shown.bfcl} of BFCL ({', '.join(shown.bfcl_categories)}), seeds wanted: {laptop.seeds}")
+recipe = {
+    key: shown.recipe[key]
+    for key in ("learning_rate", "lora_rank", "per_device_train_batch_size", "max_length")
+}
+print(
+    f"{shown.model}: {shown.train_rows} rows, {recipe}, checkpoints every {shown.recipe['save_steps']} steps"
+)
+print(
+    f"{shown.visits} held-out cases, {shown.bfcl} of BFCL ({', '.join(shown.bfcl_categories)}), seeds wanted: {laptop.seeds}"
+)
 
 # %% [markdown]
 # *Cases.* Tools are held out by name and parameters, and near-duplicates removed: no arm sees a tool or a question it is asked about. All arms and seeds answer the **same** cases.
@@ -113,13 +125,30 @@ figure = study_figures.by_step(records)
 # %%
 from helpers import canonical, storage
 
-gold = {row["id"]: canonical.calls_of(row["messages"]) for row in storage.read_jsonl(folder / "cases.jsonl")}
-due = {case: ("none", "one", "several")[min(len(calls[0]["arguments"]), 2)] for case, calls in gold.items() if calls}
-lines = [{"arm": record["arm"], "measure": study_tables.SHOWN[measure], "arguments due": due[case], "share": value}
-         for record in records if record["arm"] in ("seed", "trace", "trace_seed_tools")
-         for measure in ("tool_name", "first_call")
-         for case, value in study_tables.values(record["scores"][-1])[measure].items()]
-pd.DataFrame(lines).pivot_table(index=["measure", "arm"], columns="arguments due", values="share").round(2)
+gold = {
+    row["id"]: canonical.calls_of(row["messages"])
+    for row in storage.read_jsonl(folder / "cases.jsonl")
+}
+due = {
+    case: ("none", "one", "several")[min(len(calls[0]["arguments"]), 2)]
+    for case, calls in gold.items()
+    if calls
+}
+lines = [
+    {
+        "arm": record["arm"],
+        "measure": study_tables.SHOWN[measure],
+        "arguments due": due[case],
+        "share": value,
+    }
+    for record in records
+    if record["arm"] in ("seed", "trace", "trace_seed_tools")
+    for measure in ("tool_name", "first_call")
+    for case, value in study_tables.values(record["scores"][-1])[measure].items()
+]
+pd.DataFrame(lines).pivot_table(
+    index=["measure", "arm"], columns="arguments due", values="share"
+).round(2)
 
 # %% [markdown]
 # `trace_seed_tools` is the experiment that this calls for: arm 3 in everything, but each tool in its prompts is cut down to what the seed's script leaves of it.
@@ -138,7 +167,9 @@ claims.round(2)
 
 # %%
 together = contrasts.table(records, level=1 - 0.05 / len(claims))
-claims.assign(together=together.verdict)[claims.verdict != together.verdict][["claim", "measure", "verdict", "together"]]
+claims.assign(together=together.verdict)[claims.verdict != together.verdict][
+    ["claim", "measure", "verdict", "together"]
+]
 
 # %%
 figure = study_figures.forest(records)
@@ -153,7 +184,9 @@ figure = study_figures.forest(records)
 
 # %%
 drawn = study_figures.ablations(records)
-figure = study_figures.ablation(records, "loss_mask") if "loss_mask" in drawn else print("not run yet")
+figure = (
+    study_figures.ablation(records, "loss_mask") if "loss_mask" in drawn else print("not run yet")
+)
 
 # %% [markdown]
 # None of the three summarises at all: each calls again and again. So these visits cannot tell the masks apart, and something else stands in the way first. AgentFabric's request puts the
@@ -170,7 +203,11 @@ figure = study_figures.answer_loss(records)
 # little by then: a rate is a recipe's for its number of steps, not a law.
 
 # %%
-figure = study_figures.ablation(records, "learning_rate") if "learning_rate" in drawn else print("not run yet")
+figure = (
+    study_figures.ablation(records, "learning_rate")
+    if "learning_rate" in drawn
+    else print("not run yet")
+)
 
 # %% [markdown]
 # ## 5 · `max_length`, counted instead of trained
@@ -186,9 +223,23 @@ counts = {}
 for name in ("authored", "addition"):
     rows, _ = sources.split_rejected(sources.read_rows(assets.dataset_file(name)))
     rendered = list(corpus.render_rows(rows, "trace"))[:400]
-    counts[name] = [len(template.encode({key: row[key] for key in ("messages", "tools")})["input_ids"]) for row in rendered]
-lengths = pd.DataFrame(counts.items(), columns=["rows", "tokens"]).set_index("rows").tokens.apply(pd.Series).T
-pd.DataFrame({"median": lengths.median(), "longest": lengths.max(), "over 1,500": (lengths > 1500).sum() / lengths.count()}).round(2)
+    counts[name] = [
+        len(template.encode({key: row[key] for key in ("messages", "tools")})["input_ids"])
+        for row in rendered
+    ]
+lengths = (
+    pd.DataFrame(counts.items(), columns=["rows", "tokens"])
+    .set_index("rows")
+    .tokens.apply(pd.Series)
+    .T
+)
+pd.DataFrame(
+    {
+        "median": lengths.median(),
+        "longest": lengths.max(),
+        "over 1,500": (lengths > 1500).sum() / lengths.count(),
+    }
+).round(2)
 
 # %% [markdown]
 # The tokenizer here is SmolLM2's, which spends two or three tokens on a Chinese character where Qwen's spends less than one: these shares are this model's.
@@ -198,7 +249,10 @@ pd.DataFrame({"median": lengths.median(), "longest": lengths.max(), "over 1,500"
 # The seed's "1 of 10" is an honest count, but a small one: its 95 % interval reaches from 2 % to 40 %. Here ten of *our* cases are drawn again and again. Expect a wide hill.
 
 # %%
-verdicts = {record["arm"]: list(study_tables.values(record["scores"][-1])["visit_success"].values()) for record in records}
+verdicts = {
+    record["arm"]: list(study_tables.values(record["scores"][-1])["visit_success"].values())
+    for record in records
+}
 best = max(verdicts, key=lambda arm: sum(verdicts[arm]))
 print(f"{best}: {sum(verdicts[best]):.0f} of {len(verdicts[best])} visits")
 figure = study_figures.ten_visits(verdicts[best])
@@ -287,7 +341,9 @@ all(study_tables.recomputed(record, cases, evaluate.step_of) for record in recor
 # %%
 open_claims = claims[claims.verdict.isin(["open", "too few seeds"]) & (claims.difference != 0)]
 width = (open_claims.high - open_claims.low) / 2
-open_claims.assign(**{"cases needed": (open_claims.cases * (width / open_claims.difference.abs()) ** 2).round()})[["claim", "measure", "cases", "cases needed"]]
+open_claims.assign(
+    **{"cases needed": (open_claims.cases * (width / open_claims.difference.abs()) ** 2).round()}
+)[["claim", "measure", "cases", "cases needed"]]
 
 # %% [markdown]
 # **If the tables are empty:** `data/runs/study-laptop` is missing from your checkout; `make study` makes it. **If the verdicts differ from ours:** another CPU may round differently;

@@ -1,0 +1,179 @@
+"""Ask a model: `Model` in this process, `Endpoint` over HTTP, both with the same `ask`.
+
+Requests are messages from `helpers.agentfabric`. ms-swift's chat template turns them into tokens,
+the same template that made the training tokens.
+"""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import openai
+from tqdm.auto import tqdm
+
+from helpers import assets
+from helpers.agentfabric import STOP_WORDS
+from helpers.profiles import Profile, check_device, dtype_of
+from helpers.tokens import template_of
+
+
+class Reply(str):
+    """A reply's text; `finished` is False where it was cut at the token limit."""
+
+    finished: bool = True
+
+
+class Model:
+    """A profile's model, loaded when first asked. Adapters are merged: so they cost no time."""
+
+    def __init__(self, profile: Profile):
+        self.profile = profile
+        # a CPU machine's memory holds base and tuned model side by side; a GPU's may hold only one
+        self._engine = lru_cache(maxsize=2 if profile.device == "cpu" else 1)(self._load)
+
+    def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
+        """Greedy replies to AgentFabric requests, in their order.
+
+        Args:
+            requests: lists of {"role", "content"} messages, each ending in a user message.
+            adapter: a checkpoint folder; None asks the base model.
+            progress: label of a progress bar; "" shows none.
+            max_new_tokens: limit of a reply; None takes the profile's.
+
+        Raises KitError: model or GPU cannot be had, or the adapter folder holds none.
+        """
+        from swift import InferRequest, RequestConfig
+
+        engine = self._engine(str(adapter) if adapter else None)
+        limit = max_new_tokens or self.profile.max_new_tokens
+        config = RequestConfig(max_tokens=limit, temperature=0, stop=[STOP_WORDS[0]])
+        # like lengths together need little padding; longest first, so that the bar gets no slower
+        length = [sum(len(message["content"]) for message in request) for request in requests]
+        order = sorted(range(len(requests)), key=lambda i: -length[i])
+        replies, size = [Reply()] * len(requests), self.profile.batch_size
+        with tqdm(total=len(order), desc=progress, unit="reply", disable=not progress) as bar:
+            for batch in (order[start : start + size] for start in range(0, len(order), size)):
+                asked = [InferRequest(messages=requests[i]) for i in batch]
+                answers = engine.infer(asked, config, use_tqdm=False)
+                for i, answer in zip(batch, answers, strict=True):
+                    replies[i] = Reply(answer.choices[0].message.content)
+                    replies[i].finished = answer.choices[0].finish_reason != "length"
+                bar.update(len(batch))
+        return replies
+
+    def losses(self, rows: list[dict], adapter: str | Path | None = None) -> list[dict]:
+        """How well the model expects training rows in wire format: each token after the right ones.
+
+        Returns one {"tokens": labels, "right": those that the model would write, "nats": their
+        summed negative log likelihood} for each row.
+        """
+        import torch
+
+        engine = self._engine(str(adapter) if adapter else None)
+        template, losses = template_of(self.profile, "wire"), []
+        for row in rows:
+            encoded = template.encode({key: row[key] for key in ("messages", "tools")})
+            ids = torch.tensor([encoded["input_ids"]], device=engine.model.device)
+            with torch.inference_mode():
+                logits = engine.model(ids).logits[0, :-1]
+            labels = torch.tensor(encoded["labels"])[1:]
+            logits, labels = logits.float().cpu()[labels != -100], labels[labels != -100]
+            nats = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            right = int((logits.argmax(-1) == labels).sum())
+            losses.append({"tokens": len(labels), "right": right, "nats": nats})
+        return losses
+
+    def _load(self, adapter: str | None):
+        if adapter and not (Path(adapter) / "adapter_config.json").exists():
+            what = f"no adapter in {adapter}: expected a checkpoint folder with adapter_config.json"
+            raise assets.KitError(what)
+        profile = self.profile
+        check_device(profile)
+        folder = assets.model_dir(profile.model)
+        import torch
+        import transformers
+        from peft import PeftModel
+        from swift import TransformersEngine, get_model_processor, get_template
+        from swift.utils import get_logger
+
+        get_logger().setLevel(logging.ERROR)
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        if profile.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            # more threads gain nothing with a small model, and lose where another program is busy
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+        options = {"model_type": profile.model_type, "device_map": profile.device}
+        options["torch_dtype"] = getattr(torch, dtype_of(profile))
+        model, processor = get_model_processor(str(folder), **options)
+        if adapter:
+            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        template = get_template(processor, template_type=profile.template)
+        size = profile.batch_size
+        return TransformersEngine(model.eval(), template=template, max_batch_size=size)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint.
+
+    url: its address, ending in /v1. names: what `ask` is given as adapter → the name it is served
+    under; None stands for the base model. timeout: seconds for one reply, queueing included.
+    parallel: requests under way at once. api_key: servers on this machine need none.
+    """
+
+    url: str
+    names: dict[str | Path | None, str]
+    max_new_tokens: int = 256
+    timeout: float = 300
+    parallel: int = 8
+    api_key: str = "EMPTY"
+
+    def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
+        """As `Model.ask`. `swift deploy` leaves the stop word in a reply and vLLM cuts it off;
+        `agentfabric.cut_at_stop` makes them equal.
+
+        Raises KitError: no connection, no answer in time, an error, or a malformed answer; what
+        was not asked yet is then not asked.
+        """
+        if adapter not in self.names:
+            what = f"{self.url} serves no adapter {adapter}; known: {self.names}"
+            raise assets.KitError(what)
+        limit = max_new_tokens or self.max_new_tokens
+        ask = partial(self._ask_one, self.client(), self.names[adapter], limit)
+        bar = {"desc": progress, "unit": "reply", "disable": not progress}
+        with ThreadPoolExecutor(self.parallel) as pool:
+            return list(tqdm(pool.map(ask, requests), total=len(requests), **bar))
+
+    def client(self) -> openai.OpenAI:
+        """An `openai` client of this endpoint; it repeats a request once if a connection fails."""
+        # a proxy from the environment cannot reach a server on this machine
+        local = self.url.startswith(("http://127.0.0.1", "http://localhost"))
+        http = openai.DefaultHttpxClient(trust_env=not local)
+        limits = {"timeout": self.timeout, "max_retries": 1}
+        return openai.OpenAI(base_url=self.url, api_key=self.api_key, http_client=http, **limits)
+
+    def _ask_one(self, client: openai.OpenAI, name: str, limit: int, messages: list) -> Reply:
+        greedy = {"temperature": 0, "max_tokens": limit, "stop": list(STOP_WORDS)}
+        answer = None
+        try:
+            answer = client.chat.completions.create(model=name, messages=messages, **greedy)
+            choice = answer.choices[0]
+            if not isinstance(choice.message.content, str) or choice.finish_reason is None:
+                raise ValueError("no text, or no finish_reason")
+            reply = Reply(choice.message.content)
+            reply.finished = choice.finish_reason != "length"
+            return reply
+        except openai.APITimeoutError:
+            problem = f"gave no answer within {self.timeout:g} s. It may be overloaded: ask fewer "
+            problem += "at once (parallel), or allow more time (timeout)."
+        except openai.APIConnectionError as error:
+            problem = f"cannot be reached ({error.__cause__ or error}). The server is not running, "
+            problem += "or it has stopped: see the end of its log."
+        except openai.APIStatusError as error:
+            problem = f"refused to ask {name!r} (HTTP {error.status_code}): {error.message}"
+        except (openai.APIError, ValueError, LookupError, TypeError, AttributeError) as error:
+            problem = f"sent an answer that cannot be read ({error}): {str(answer)[:300]}"
+        raise assets.KitError(f"{self.url} {problem}")

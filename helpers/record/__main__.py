@@ -1,0 +1,51 @@
+"""Record what a model is asked and answers, and make training rows of it.
+
+python -m helpers.record proxy --to http://127.0.0.1:8000/v1 --port 8900 --out recordings.jsonl
+python -m helpers.record rows recordings.jsonl --out rows.jsonl
+"""
+
+import argparse
+import sys
+import threading
+
+from helpers.assets import KitError
+from helpers.record import proxy, rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 1 with one line on what went wrong."""
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("helpers.record", description=__doc__, formatter_class=text)
+    commands = parser.add_subparsers(dest="command", required=True)
+    record = commands.add_parser("proxy", help="pass requests on and keep them, until Ctrl-C")
+    record.add_argument("--to", required=True, help="the server's address, ending in /v1")
+    record.add_argument("--port", type=int, default=8900, help="0 takes a free port")
+    record.add_argument("--out", default="recordings.jsonl", help="gets a line per chat")
+    convert = commands.add_parser("rows", help="make canonical rows")
+    convert.add_argument("recordings", help="a file of recordings, or of AgentFabric conversations")
+    convert.add_argument("--out", required=True, help="the .jsonl file of rows")
+    convert.add_argument("--source", default="recorded", help="who made the replies")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.command == "rows":
+            report = rows.convert(asked.recordings, asked.out, asked.source)
+            print(", ".join(f"{report[key]:,} {key}" for key in ("recordings", "rows", "turns")))
+            print(f"{sum(report['rejected'].values()):,} recordings rejected")
+            for reason, count in report["rejected"].items():
+                print(f"{count:10,}  {reason}")
+            return 0
+        with proxy.recording(asked.to, asked.out, port=asked.port) as url:
+            print(
+                f"{url} passes on to {asked.to}, records into {asked.out}; Ctrl-C ends it",
+                flush=True,
+            )
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        return 0
+    except KitError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

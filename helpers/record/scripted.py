@@ -1,0 +1,78 @@
+"""A scripted teacher: an OpenAI-compatible server that replies from a script. It is no model.
+
+It answers the requests that it knows, word for word, and refuses all others. Whoever gets an answer
+has sent, byte for byte, what the script holds.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from helpers.agentfabric import render_call
+from helpers.convert import requests_of
+from helpers.record.proxy import serving
+
+NAME = "scripted-teacher"
+
+
+def script_of(rows: Iterable[dict]) -> dict[str, str]:
+    """Canonical rows → {request's messages as JSON text: reply}.
+
+    Raises:
+        ValueError: two rows answer one request differently.
+    """
+    script: dict[str, str] = {}
+    for row in rows:
+        for messages, reply in requests_of(row):
+            reply = reply if isinstance(reply, str) else render_call(**reply)
+            if script.setdefault(json.dumps(messages), reply) != reply:
+                asked = messages[-1]["content"][-80:]
+                raise ValueError(f"row {row['id']}: another row answers {asked!r} differently")
+    return script
+
+
+@contextmanager
+def scripted_teacher(script: dict[str, str]) -> Iterator[str]:
+    """Serve the script on 127.0.0.1 for the length of the block; yields the address, with /v1."""
+
+    async def complete(request: Request) -> Response:
+        asked = await request.json()
+        reply = script.get(json.dumps(asked["messages"]))
+        if reply is None:
+            said = asked["messages"][-1]["content"][-300:]
+            return JSONResponse({"error": {"message": f"not in the script: …{said}"}}, 404)
+        if asked.get("stream"):
+            return StreamingResponse(_events(reply), media_type="text/event-stream")
+        message = {"role": "assistant", "content": reply}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return JSONResponse(_body("chat.completion", choice))
+
+    async def models(_: Request) -> Response:
+        model = {"id": NAME, "object": "model", "created": 0, "owned_by": "agentfabric-kit"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    routes = [
+        Route("/v1/chat/completions", complete, methods=["POST"]),
+        Route("/v1/models", models),
+    ]
+    with serving(Starlette(routes=routes)) as address:
+        yield f"{address}/v1"
+
+
+def _body(kind: str, choice: dict) -> dict:
+    return {"id": "scripted", "object": kind, "created": 0, "model": NAME, "choices": [choice]}
+
+
+def _events(reply: str) -> Iterator[bytes]:
+    """The reply as server-sent events, 40 characters at a time."""
+    parts = [{"content": reply[at : at + 40]} for at in range(0, len(reply), 40)]
+    for delta in [*parts, {}]:
+        choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+        event = json.dumps(_body("chat.completion.chunk", choice))
+        yield f"data: {event}\n\n".encode()
+    yield b"data: [DONE]\n\n"

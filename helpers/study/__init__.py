@@ -1,0 +1,1 @@
+"""The study of lesson 09: the original recipes' claims, measured. `python -m helpers.study`."""
