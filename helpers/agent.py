@@ -39,13 +39,9 @@ class Step:
     result: str | None = None
 
 
-def episode(
-    tools: list, query: str, *, max_turns=MAX_TURNS, **prompt
-) -> Generator[Step, str, None]:
-    """One user turn through AgentFabric's loop (ModelScope-Agent, `agents/role_play.py`).
-
-    max_turns: requests before it gives up. prompt: see `agentfabric.first_request`.
-    """
+def episode(tools: list[dict], query: str, *, max_turns=MAX_TURNS, **prompt) -> Generator:
+    """One user turn through AgentFabric's loop (ModelScope-Agent, `agents/role_play.py`): yields
+    Steps. `max_turns`: requests before it gives up; `prompt`: see `agentfabric.first_request`."""
     messages = agentfabric.first_request(tools, query, **prompt)
     for _ in range(max_turns):
         raw = yield Step("request", messages=tuple(messages))
@@ -103,19 +99,16 @@ _CHINESE = {  # a tool's description, then its parameters'
 
 
 def tool(**parameters: str) -> Callable[[Callable], Callable]:
-    """Decorator: put a function into REGISTRY, which returns text or what JSON can hold. A model
-    reads its docstring, the descriptions of its `parameters`, and whatever it raises.
-
-    Raises ValueError where a parameter lacks its description, or a type that JSON has.
-    """
+    """Decorator: put a function into REGISTRY, which returns text or what JSON can hold. The model
+    reads its docstring, the descriptions of its `parameters`, and whatever it raises."""
 
     def register(function: Callable) -> Callable:
         name, signature = function.__name__, inspect.signature(function).parameters
         types = [_TYPES.get(one.annotation) for one in signature.values()]
         if set(signature) != set(parameters) or None in types or not function.__doc__:
+            what = f"a docstring, and for each of {list(signature)}, no others, a description and"
             known = ", ".join(one.__name__ for one in _TYPES)
-            what = f"a docstring; {list(signature)} need a description and a type of {known}"
-            raise ValueError(f"tool {name} needs {what}")
+            raise ValueError(f"tool {name}: it needs {what} one of the types {known}")
         english = (inspect.getdoc(function), *(parameters[key] for key in signature))
         required = [key for key, one in signature.items() if one.default is one.empty]
         function.schemas = {}

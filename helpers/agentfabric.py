@@ -44,10 +44,9 @@ _ANSWER = {
     ("en", "0.7.2"): "Summarize the results of this tool call based on Observation.",
 }
 _TOOL = {
-    "zh": "{name}: {name} API。{description} 输入参数: {parameters} {end}",
-    "en": "{name}: {name} API. {description} Parameters: {parameters} {end}",
+    "zh": "{name}: {name} API。{description} 输入参数: {parameters}",
+    "en": "{name}: {name} API. {description} Parameters: {parameters}",
 }
-_TOOL_END = "Format the arguments as a JSON object."
 _KNOWLEDGE = {"zh": "\n\n# 知识库\n\n{text}\n\n", "en": "\n\n# Knowledge Base\n\n{text}\n\n"}
 _INSTRUCTION = {
     "zh": "\n# 指令\n\n{text}\n\n请注意：你具有图像和视频的展示能力，也具有运行代码的能力，"
@@ -103,7 +102,8 @@ def describe_tool(tool: dict) -> str:
     name, description = function["name"], function.get("description", "")
     parameters = json_text(function["parameters"])
     line = _TOOL[language_of(description)]
-    return line.format(name=name, description=description, parameters=parameters, end=_TOOL_END)
+    line = line.format(name=name, description=description, parameters=parameters)
+    return line + " Format the arguments as a JSON object."
 
 
 def system_prompt(
@@ -148,19 +148,10 @@ def user_message(
 
 
 def first_request(
-    tools: list[dict],
-    query: str,
-    *,
-    instruction: str = "",
-    history: list[dict] = (),
-    wording: str = WORDING,
-    role: str = "",
-    knowledge: str = "",
+    tools: list, query: str, *, instruction="", history=(), wording=WORDING, role="", knowledge=""
 ) -> list[dict]:
     """The messages of a user turn's first request: system, earlier turns, the prefixed query.
-
-    `history` holds user turns without prefix and assistant turns with their whole trace.
-    """
+    `history` holds messages: user turns without prefix, assistant turns with their whole trace."""
     language, message = user_message(tools, query, history=history, role=role, knowledge=knowledge)
     instruction = instruction or DEFAULT_INSTRUCTION[language]
     system = system_prompt(tools, instruction, language, wording=wording, knowledge=knowledge)

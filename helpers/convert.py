@@ -26,11 +26,10 @@ NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning i
 
 
 class Turn(NamedTuple):
-    """A user turn: `query`, `calls` as ({"name", "arguments"}, result text) pairs, and `answer`.
-    Without results, the last result and the answer are None."""
+    """A user turn. Where a data set has no results, the last result and the answer are None."""
 
     query: str
-    calls: list
+    calls: list  # pairs of {"name", "arguments"} and the result's text
     answer: str | None
 
 
@@ -155,8 +154,8 @@ def render_rows(rows: Iterable[dict], format: str) -> Iterator[dict]:
 
 def convert(source: str, format: str, out: str | Path, strict: bool = False) -> Report:
     """A data set (see `data.read_rows`) → the file `out` of training rows. Beside it stand
-    `.rejected.jsonl` (line, id, reason, row) and `.report.json`; all appear when complete.
-    KitError: no such source or format, no room, or, if `strict`, a rejected row."""
+    `.rejected.jsonl` (line, id, reason, row) and `.report.json`; all appear when complete. KitError
+    if there is no such source or format, no room, or, with `strict`, a rejected row."""
     if format not in FORMATS:
         raise assets.KitError(f"no format {format!r}; choose one of {', '.join(FORMATS)}")
     rows, rejected = data.load(source)
@@ -168,8 +167,7 @@ def convert(source: str, format: str, out: str | Path, strict: bool = False) -> 
         assets.whole_file(out.with_suffix(".rejected.jsonl")) as rejected_file,
         assets.whole_file(out.with_suffix(".report.json")) as report_file,
     ):
-        training_rows = render_rows(tqdm(rows, unit="row", delay=2), format)
-        rows_out = assets.write_jsonl(rows_file, training_rows)
+        rows_out = assets.write_jsonl(rows_file, render_rows(tqdm(rows, delay=2), format))
         rows_in = len(rows) + assets.write_jsonl(rejected_file, map(asdict, rejected))
         counts = rows_in, len(rows), rows_out, dict(reasons.most_common())
         report = Report(source, format, str(out), *counts)

@@ -69,10 +69,9 @@ class _Function(TypedDict, total=False):  # a tool, or with `arguments` a call o
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that cannot be used: its `line` in the file (in a .json list: its number), `id`,
-    `reason`, and the `row` itself (its text if it is no JSON)."""
+    """A row that cannot be used, and why. `row` is its text if it is no JSON."""
 
-    line: int
+    line: int  # in a .json list: the row's number, from 1
     id: str
     reason: str
     row: object
@@ -85,7 +84,7 @@ def read_rows(source: str | Path, format: str | None = None) -> Iterator[dict | 
     for line, raw in _raw_rows(path):
         try:
             format = format or format_of(raw)
-            row = FORMATS[format](_valid(_Row, raw), path.parent)
+            row = FORMATS[format](_valid(_Row, raw, "a row"), path.parent)
             row["id"] = row["id"] or f"line-{line}"
             check(row)
             yield row
@@ -106,7 +105,7 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
     """The rows of a file with their numbers; a line that is no JSON comes as its text."""
     if path.suffix == ".json":
         try:
-            yield from enumerate(_valid(list, path.read_bytes()), 1)
+            yield from enumerate(_valid(list, path.read_bytes(), "the file"), 1)
         except Unreadable as error:
             raise assets.KitError(f"{path} does not hold a list of rows: {error}") from None
         return
@@ -119,8 +118,8 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, object]]:
                     yield number, text
 
 
-def _valid(kind: type, value: object) -> Any:
-    """`value`, or what its JSON text holds, as a `kind`. Unreadable's reasons can be counted."""
+def _valid(kind: type, value: object, name: str) -> Any:
+    """`value`, or what its JSON text holds, as a `kind`; else Unreadable, with the first reason."""
     adapter, is_text = _adapter(kind), isinstance(value, str | bytes)
     try:
         return adapter.validate_json(value) if is_text else adapter.validate_python(value)
@@ -128,12 +127,12 @@ def _valid(kind: type, value: object) -> Any:
         first = error.errors(include_url=False, include_input=False)[0]
         reason = "not JSON" if first["type"] == "json_invalid" else first["msg"]
         place = [one for one in first["loc"] if isinstance(one, str) and one.isidentifier()]
-        raise Unreadable(": ".join([*place, reason])) from None
+        raise Unreadable(": ".join([name, *place, reason])) from None
 
 
 def format_of(row: dict) -> str:
     """The key of FORMATS that a raw row's own keys speak for; Unreadable if none does."""
-    row = _valid(_Row, row)
+    row = _valid(_Row, row, "a row")
     if _AGENTFABRIC.search(str(row)):
         raise Unreadable("a prompt of AgentFabric's own: python -m helpers.record reads such files")
     if "conversations" in row:
@@ -141,9 +140,7 @@ def format_of(row: dict) -> str:
         return "sharegpt" if "tools" in row or speakers and "system" not in speakers else "ms_agent"
     if "messages" in row or "calling" in row:
         return "messages" if "messages" in row else "seal_tools"
-    raise Unreadable(
-        "no known format: expected conversations, tools + messages, or query + calling"
-    )
+    raise Unreadable("no known format: there are neither conversations, messages nor calling")
 
 
 def check(row: dict) -> None:
@@ -172,11 +169,12 @@ def row_language(row: dict) -> str:
 def openai_tools(tools: list | str | None) -> list[dict]:
     """A row's tools, a list or its JSON text, wrapped or bare, in the form of OpenAI's `tools`."""
     listed = []
-    for tool in _valid(list, tools or "[]"):
+    for tool in _valid(list, tools or "[]", "tools"):
         function = function_of(tool) if isinstance(tool, dict) else tool
-        name, schema = _valid(_Function, function)["name"], function.get("parameters") or {}
-        schema = {"properties": {}, **schema, "type": "object"}
-        schema["required"] = schema.get("required") or []
+        name = _valid(_Function, function, "a tool")["name"]
+        schema = function.get("parameters") or {}
+        properties, required = schema.get("properties", {}), schema.get("required") or []
+        schema = {**schema, "type": "object", "properties": properties, "required": required}
         described = str(function.get("description") or "")
         function = {"name": name, "parameters": schema, "description": described}
         listed.append({"type": "function", "function": function})
@@ -184,7 +182,7 @@ def openai_tools(tools: list | str | None) -> list[dict]:
 
 
 def _call(call: object) -> dict:
-    call = _valid(_Function, call)
+    call = _valid(_Function, call, "a call")
     return call_message(call["name"], call.get("arguments", {}))
 
 
@@ -228,12 +226,14 @@ def _seal_catalogue(path: Path) -> dict[str, dict]:
         raise assets.KitError(f"{path} is missing: put Seal-Tools' catalogue beside its rows.")
     catalogue = {}
     for row in assets.read_jsonl(path):
-        schema = {"properties": row["parameters"], "required": row["required"]}
+        properties = {}
         for key, one in row["parameters"].items():
-            kind = _SEAL_TYPES.get(one["type"], "string")
-            schema["properties"][key] = {"type": kind, "description": one.get("description", "")}
+            kind = _SEAL_TYPES.get(one.get("type"), "string")
+            properties[key] = {"type": kind, "description": one.get("description", "")}
+        schema = {"type": "object", "properties": properties, "required": row["required"]}
         name, described = row["api_name"], row["api_description"]
-        catalogue[name] = {"name": name, "description": described, "parameters": schema}
+        function = {"name": name, "description": described, "parameters": schema}
+        catalogue[name] = {"type": "function", "function": function}
     return catalogue
 
 
@@ -244,18 +244,18 @@ def _from_seal_tools(row: dict, folder: Path) -> dict:
         raise Unreadable(
             "not one call of a tool in the catalogue (AgentFabric makes one at a time)"
         )
-    name = calls[0]["api"]
-    given = _valid(_Function, {"name": name, "arguments": calls[0].get("parameters")})["arguments"]
-    for key, schema in catalogue[name]["parameters"]["properties"].items():
+    name, given = calls[0]["api"], calls[0].get("parameters")
+    given = _valid(_Function, {"name": name, "arguments": given}, "a call")["arguments"]
+    for key, schema in function_of(catalogue[name])["parameters"]["properties"].items():
         kind = {"integer": int, "number": float}.get(schema["type"])
         if kind and isinstance(given.get(key), str):
-            given[key] = _valid(kind, given[key])
-    others, rng = sorted(catalogue.keys() - {name}), random.Random(zlib.crc32(row["id"].encode()))
+            given[key] = _valid(kind, given[key], "a number")
+    others, id = sorted(catalogue.keys() - {name}), str(row.get("id") or "")
+    rng = random.Random(zlib.crc32(id.encode("utf-8")))
     names = [name, *rng.sample(others, min(DISTRACTORS, len(others)))]
     rng.shuffle(names)
-    user = {"role": "user", "content": row.get("query", "")}
-    row = {**row, "messages": [user, call_message(name, given)]}
-    return _from_messages({**row, "tools": [catalogue[one] for one in names]}, folder)
+    messages = [{"role": "user", "content": row.get("query", "")}, call_message(name, given)]
+    return {"id": id, "tools": [catalogue[one] for one in names], "messages": messages}
 
 
 FORMATS = {

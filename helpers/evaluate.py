@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from scipy.stats import binomtest
@@ -265,8 +266,9 @@ def score_run(
             path = run.path / "scores" / f"step-{checkpoint.step:06d}.{kind}.json"
             jobs.append((path, scorer, rows, profile, checkpoint, cores // workers or 1))
     missing = [job for job in jobs if not job[0].exists()]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        done = pool.map(_score, missing) if workers > 1 else map(_score, missing)
+    spawn, alone = multiprocessing.get_context("spawn"), workers == 1 or not missing
+    with nullcontext() if alone else ProcessPoolExecutor(workers, spawn) as pool:
+        done = map(_score, missing) if alone else pool.map(_score, missing)
         list(tqdm(done, "scoring", len(missing), unit="part", disable=not missing))
     print(f"Scored {len(missing)} parts, reused {len(jobs) - len(missing)}.")
     return kept_scores(run)

@@ -37,11 +37,9 @@ class Model:
     def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
         """Greedy replies to AgentFabric requests, in their order.
 
-        Args:
-            requests: lists of {"role", "content"} messages, each ending in a user message.
-            adapter: a checkpoint folder; None asks the base model.
-            progress: label of a progress bar; "" shows none.
-            max_new_tokens: limit of a reply; None takes the profile's.
+        requests: lists of {"role", "content"} messages, each ending in a user message. adapter: a
+        checkpoint folder; None asks the base model. progress: label of a progress bar, if any.
+        max_new_tokens: limit of a reply; None takes the profile's.
 
         Raises KitError: model or GPU cannot be had, or the adapter folder holds none.
         """
@@ -88,8 +86,7 @@ class Model:
 
     def _load(self, adapter: str | None):
         if adapter and not (Path(adapter) / "adapter_config.json").exists():
-            what = f"no adapter in {adapter}: expected a checkpoint folder with adapter_config.json"
-            raise assets.KitError(what)
+            raise assets.KitError(f"no adapter in {adapter}: it has no adapter_config.json")
         profile = self.profile
         check_device(profile)
         folder = assets.model_dir(profile.model)
@@ -117,43 +114,35 @@ class Model:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An OpenAI-compatible endpoint.
+    """An OpenAI-compatible endpoint."""
 
-    url: its address, ending in /v1. names: what `ask` is given as adapter → the name it is served
-    under; None stands for the base model. timeout: seconds for one reply, queueing included.
-    parallel: requests under way at once. api_key: servers on this machine need none.
-    """
-
-    url: str
-    names: dict[str | Path | None, str]
+    url: str  # ending in /v1
+    names: dict  # what `ask` gets as adapter → the name it is served under; None: the base model
     max_new_tokens: int = 256
-    timeout: float = 300
-    parallel: int = 8
-    api_key: str = "EMPTY"
+    timeout: float = 300  # seconds for one reply, including its wait for others
+    parallel: int = 8  # requests under way at once
+    api_key: str = "EMPTY"  # servers on this machine need none
 
     def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
-        """As `Model.ask`. `swift deploy` leaves the stop word in a reply and vLLM cuts it off;
-        `agentfabric.cut_at_stop` makes them equal.
+        """As `Model.ask`; a reply may end with the stop word or not: `agentfabric.cut_at_stop`.
 
-        Raises KitError: no connection, no answer in time, an error, or a malformed answer; what
-        was not asked yet is then not asked.
+        Raises KitError at the first answer that fails or is malformed; no more are asked then.
         """
         if adapter not in self.names:
-            what = f"{self.url} serves no adapter {adapter}; known: {self.names}"
-            raise assets.KitError(what)
+            raise assets.KitError(f"{self.url} serves no adapter {adapter}: only {self.names}")
         limit = max_new_tokens or self.max_new_tokens
         ask = partial(self._ask_one, self.client(), self.names[adapter], limit)
-        bar = {"desc": progress, "unit": "reply", "disable": not progress}
+        bar = partial(tqdm, desc=progress, unit="reply", disable=not progress, total=len(requests))
         with ThreadPoolExecutor(self.parallel) as pool:
-            return list(tqdm(pool.map(ask, requests), total=len(requests), **bar))
+            return list(bar(pool.map(ask, requests)))
 
     def client(self) -> openai.OpenAI:
         """An `openai` client of this endpoint; it repeats a request once if a connection fails."""
         # a proxy from the environment cannot reach a server on this machine
         local = self.url.startswith(("http://127.0.0.1", "http://localhost"))
         http = openai.DefaultHttpxClient(trust_env=not local)
-        limits = {"timeout": self.timeout, "max_retries": 1}
-        return openai.OpenAI(base_url=self.url, api_key=self.api_key, http_client=http, **limits)
+        ask = partial(openai.OpenAI, timeout=self.timeout, max_retries=1, http_client=http)
+        return ask(base_url=self.url, api_key=self.api_key)
 
     def _ask_one(self, client: openai.OpenAI, name: str, limit: int, messages: list) -> Reply:
         greedy = {"temperature": 0, "max_tokens": limit, "stop": list(STOP_WORDS)}
@@ -166,12 +155,12 @@ class Endpoint:
             reply = Reply(choice.message.content)
             reply.finished = choice.finish_reason != "length"
             return reply
-        except openai.APITimeoutError:
-            problem = f"gave no answer within {self.timeout:g} s. It may be overloaded: ask fewer "
-            problem += "at once (parallel), or allow more time (timeout)."
         except openai.APIConnectionError as error:
-            problem = f"cannot be reached ({error.__cause__ or error}). The server is not running, "
-            problem += "or it has stopped: see the end of its log."
+            problem = (
+                f"gave no answer within {self.timeout:g} s ({error.__cause__ or error}). Has it "
+            )
+            problem += "stopped? See the end of its log. Is it overloaded? Ask fewer at once "
+            problem += "(parallel) or allow more time (timeout)."
         except openai.APIStatusError as error:
             problem = f"refused to ask {name!r} (HTTP {error.status_code}): {error.message}"
         except (openai.APIError, ValueError, LookupError, TypeError, AttributeError) as error:

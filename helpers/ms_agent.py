@@ -39,11 +39,9 @@ Begin!"""
 
 
 def parse_tools(system: str, calls: list[dict] | None = None) -> list[dict]:
-    """The tools of an ms_agent system prompt as OpenAI function schemas; Unreadable if there are none.
-
-    ms_agent writes no types. With `calls`, the `{"name", "arguments"}` of the same row, a parameter
-    gets the type of the value that they pass, string where they pass none.
-    """
+    """The tools of an ms_agent system prompt as OpenAI schemas; Unreadable if there are none. It
+    writes no types: with `calls`, the `{"name", "arguments"}` of the same row, a parameter gets the
+    type of the value that they pass, string where they pass none."""
     _, *parts = _TOOL_HEAD.split(f"\n{system}")
     if not parts:
         raise Unreadable("system prompt lists no tool")
@@ -104,7 +102,7 @@ def parse_reply(text: str) -> list[dict]:
     Thoughts are left out: AgentFabric does not ask for them. Unreadable if a part is missing."""
     before, *parts = _PART.split(f"\n{text}")
     if not parts:
-        return [{"role": "assistant", "content": _filled(before, "empty answer")}]
+        return [{"role": "assistant", "content": before.strip()}]
     steps = [
         (name, text.strip()) for name, text in zip(parts[::2], parts[1::2]) if name != "Thought"
     ]
@@ -118,13 +116,7 @@ def parse_reply(text: str) -> list[dict]:
         steps = steps[3:]
     if [name for name, _ in steps] != ["Final Answer"]:
         raise Unreadable("assistant turn does not end in one Final Answer")
-    return [*messages, {"role": "assistant", "content": _filled(steps[0][1], "empty answer")}]
-
-
-def _filled(text: str, reason: str) -> str:
-    if not text.strip():
-        raise Unreadable(reason)
-    return text.strip()
+    return [*messages, {"role": "assistant", "content": steps[0][1]}]
 
 
 def parse_input(text: str) -> dict:
@@ -159,7 +151,7 @@ def to_canonical(row: dict) -> dict:
     system, *values = [value for _, value in turns]
     messages = []
     for asked, replied in zip(values[::2], values[1::2]):
-        messages.append({"role": "user", "content": _filled(asked, "empty user turn")})
+        messages.append({"role": "user", "content": asked.strip()})
         messages += parse_reply(replied)
     tools = parse_tools(system, calls_of(messages))
     return {"id": str(row.get("id") or ""), "tools": tools, "messages": messages}

@@ -12,7 +12,7 @@ from html import escape
 import ipywidgets as widgets
 
 from helpers.agent import REGISTRY, Step, episode, execute, schemas
-from helpers.agentfabric import Call, function_of, parse_arguments, read_calls, tool_names
+from helpers.agentfabric import function_of, parse_arguments, read_calls, tool_names
 
 QUERIES = {"en": "What is the weather in Paris today?", "zh": "今天北京天气怎么样？"}
 AUTO, PLAY = "tools answer", "I play the tool"
@@ -111,8 +111,13 @@ class _Column:
 
     def __init__(self, label: str, ask: Callable):
         self.ask, self.shown = ask, widgets.HTML()
-        self.observation = _text("Observation (you are the tool):", rows=4)
-        self.observation.layout.flex_flow = "column"  # the label above the field
+        self.observation = widgets.Textarea(description="Observation (you are the tool):", rows=4)
+        self.observation.style.description_width = "initial"  # above the field, and whole
+        self.observation.layout = {
+            "width": "98%",
+            "flex_flow": "column",
+            "align_items": "flex-start",
+        }
         self.send = widgets.Button(description="Send", button_style="primary")
         parts = [widgets.HTML(f"<b>{escape(label)}</b>"), self.shown, self.observation, self.send]
         self.box = widgets.VBox(parts, layout={"flex": "1 1 320px", "min_width": "0"})
@@ -120,6 +125,7 @@ class _Column:
     def begin(self, tools: list[dict] = (), loop: Generator | None = None) -> None:
         """Drop the episode in progress, whatever it waits for, and have another one ready."""
         self.tools, self.loop, self.steps = tools, loop, []
+        self.names = {function_of(tool)["name"] for tool in tools}
         self.show()
 
     @property
@@ -149,9 +155,11 @@ class _Column:
                 self.steps.append(step)
                 if step.kind != "call":
                     return
-                sent = self.local_result(step.call)
-                if play or sent is None:
-                    self.observation.value = sent or ""
+                by_person = step.call.name in self.names - REGISTRY.keys()
+                local = {name: REGISTRY[name] for name in self.names & REGISTRY.keys()}
+                sent = "" if by_person else execute(step.call, local)
+                if play or by_person:
+                    self.observation.value = sent
                     return
         except BaseException as error:  # a model may fail in any way; the panel has to outlive it
             self.steps.append(Step("error", f"{type(error).__name__}: {error}".rstrip(": ")))
@@ -160,40 +168,25 @@ class _Column:
         finally:
             self.show("waiting for your observation" if self.waiting else "")
 
-    def local_result(self, call: Call) -> str | None:
-        """What the local tools say to a call; None where only a person can answer it."""
-        offered = [function_of(tool)["name"] for tool in self.tools]
-        if call.name in offered and call.name not in REGISTRY:
-            return None
-        return execute(call, {name: REGISTRY[name] for name in offered if name in REGISTRY})
-
-
-def _text(label: str, value: str = "", **options) -> widgets.Textarea:
-    options |= {"style": {"description_width": "initial"}, "layout": {"width": "98%"}}
-    return widgets.Textarea(value, description=label, **options)
-
 
 def playground(models: dict, tools: list | None = None, query: str | None = None, language="en"):
     """A panel (a widget) to ask models the same question side by side, and to play their tools.
 
     Replies are computed inside the click, so only the notebook's ■ (interrupt) stops a slow one.
 
-    Args:
-        models: label → a function that takes messages and returns the reply.
-        tools: OpenAI schemas, by default all local tools. One without a local function, you play.
-        language: "en" or "zh", of the default tools and question; another is a ValueError.
+    models: label → a function that takes messages and returns the reply. tools: OpenAI schemas, all
+    local tools without it; you play those without a local function. language: "en" or "zh", of the
+    default tools and question; another is a ValueError.
     """
-    if language not in QUERIES:
-        known = ", ".join(QUERIES)
-        raise ValueError(f"the playground has no language {language!r}; choose one of {known}")
-    tools = schemas(REGISTRY, language) if tools is None else tools
+    local = schemas(REGISTRY, language)  # raises where there is no such language
+    tools = local if tools is None else tools
     texts = [f"{one['name']}: {one.get('description', '')}" for one in map(function_of, tools)]
     wide = {"width": "98%"}
     ticks = [widgets.Checkbox(True, description=one, indent=False, layout=wide) for one in texts]
     grid = {"grid_template_columns": "repeat(auto-fit, minmax(380px, 1fr))"}
-    hint = "Who the model is. Left empty: a helpful assistant"
-    instruction = _text("Instruction", rows=2, placeholder=hint)
-    question = _text("Question", query or QUERIES[language], rows=2)
+    instruction = widgets.Textarea(description="Instruction", rows=2, layout=wide)
+    instruction.placeholder = "Who the model is. Left empty: a helpful assistant"
+    question = widgets.Textarea(query or QUERIES[language], description="Question", layout=wide)
     mode = widgets.RadioButtons(options=[AUTO, PLAY], description="Who answers a call")
     mode.orientation, mode.style.description_width = "horizontal", "initial"
     ask = widgets.Button(description="Ask", button_style="primary", icon="play")

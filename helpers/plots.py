@@ -35,9 +35,8 @@ def style() -> str | None:
     installed = {font.name for font in font_manager.fontManager.ttflist}
     cjk = next((name for name in CJK.split("|") if name in installed), None)
     mpl.rcParams["font.family"] = ["DejaVu Sans", *([cjk] if cjk else [])]
-    mpl.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "figure.dpi": 100})
-    mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-    mpl.rcParams.update({"savefig.bbox": "tight", "svg.hashsalt": "agentfabric-kit"})
+    spines = {"axes.spines.top": False, "axes.spines.right": False}
+    mpl.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "savefig.bbox": "tight", **spines})
     return cjk
 
 
@@ -60,9 +59,7 @@ def live() -> Callable[[list[dict]], None]:
     """A callback for `finetune(watch=…)`: the training curve, drawn again as the log grows."""
     from IPython.display import display
 
-    handle = display(
-        "waiting for the first step (ms-swift starts for about 20 s) …", display_id=True
-    )
+    handle = display("waiting for ms-swift, which takes about 20 s to start …", display_id=True)
     seen = 0
 
     def watch(log: list[dict]) -> None:
@@ -89,10 +86,10 @@ def training_curve(log: list[dict]) -> plt.Figure:
         axis.plot(heldout, "o-", color=COLOURS["token"], label="held-out tools")
         axis.set(xlabel="optimizer step", title=title)
     axes[0].legend(frameon=False)
-    last = {"elapsed_time": "", "remaining_time": "?", "global_step/max_steps": "?"}
-    last |= log[-1] if log else {}
-    now = "step {global_step/max_steps} · {elapsed_time} gone · {remaining_time} to go"
-    figure.suptitle(now.format(**last), fontsize=9)
+    if log:
+        now = "step {global_step/max_steps} · {elapsed_time} gone · {remaining_time} to go"
+        last = {"elapsed_time": "?", "remaining_time": "?"} | log[-1]
+        figure.suptitle(now.format(**last), fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -111,17 +108,15 @@ def score_frame(scores: list[dict]) -> pd.DataFrame:
 
 def comparison(scores: list[dict]) -> pd.DataFrame:
     """Base model beside last checkpoint: each metric of SHOWN with 95 % Wilson interval and n."""
-    frame = score_frame(scores).set_index(["metric", "step"])
-    first, last = scores[0]["step"], scores[-1]["step"]
-
-    def cell(metric: str, step: int) -> str:
-        line = frame.loc[metric, step]
-        return (
-            f"{line.rate:.0%} [{line.low:.0%}, {line.high:.0%}] n={line.n:.0f}" if line.n else "–"
-        )
-
-    columns = {"base": first, f"tuned, step {last}": last}
-    table = {name: [cell(metric, step) for metric in SHOWN] for name, step in columns.items()}
+    frame = score_frame(scores)
+    last = scores[-1]["step"]
+    table = {}
+    for column, step in {"base": scores[0]["step"], f"tuned, step {last}": last}.items():
+        lines = frame[frame.step == step].set_index("metric").loc[list(SHOWN)]
+        table[column] = [
+            f"{one.rate:.0%} [{one.low:.0%}, {one.high:.0%}] n={one.n}" if one.n else "–"
+            for one in lines.itertuples()
+        ]
     return pd.DataFrame(table, index=SHOWN.values())
 
 
@@ -129,28 +124,27 @@ def caption(manifest: dict) -> str:
     """A run in one line: model, format, number format, hardware, rows, seed, n."""
     profile, machine = manifest["profile"], manifest["hardware"]
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
-    size = f"{profile['train_rows']} training rows, seed {profile['seed']}, n = {profile['cases']}"
+    source = "synthetic" if profile["source"].startswith("authored") else profile["source"]
+    size = f"{profile['train_rows']} {source} rows, seed {profile['seed']}"
     model = f"{manifest['model']}, {profile['format']} format, {manifest['number_format']}"
-    return f"{model}; {where}; {size} cases; synthetic data; 95 % Wilson intervals"
+    return f"{model}; {where}; {size}; n = {profile['cases']} cases; 95 % Wilson intervals"
 
 
 def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> plt.Figure:
     """Token accuracy, success rate and BFCL by optimizer step, the latter two with 95 % Wilson
     intervals. Step 0 is the base model."""
-    frame, tokens = score_frame(scores), training_frame(log)["eval_token_acc"].dropna()
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
-    axes[0].plot(tokens, "o-", color=COLOURS["token"])
-    axes[0].set(title="token accuracy\n(teacher-forced, held-out tools)", ylabel="share")
+    frame = score_frame(scores).set_index("metric")
+    figure, (first, *others) = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
+    first.plot(training_frame(log)["eval_token_acc"].dropna(), "o-", color=COLOURS["token"])
+    first.set(title="token accuracy\n(teacher-forced, held-out tools)", ylabel="share")
     names = {"success": "success rate\n(held-out tools)"}
     names["bfcl"] = "BFCL simple_python, multiple\n(its own checker)"
-    for axis, (metric, name), colour in zip(axes[1:], names.items(), ("episode", "bfcl")):
-        part = frame[frame.metric == metric].sort_values("step")
-        rates = part.rate.astype(float)
-        bars = [(rates - part.low).clip(lower=0), (part.high - rates).clip(lower=0)]
-        options = {"fmt": "o-", "capsize": 3, "color": COLOURS[colour]}
-        axis.errorbar(part.step, rates, yerr=bars, **options)
-        axis.set_title(f"{name}, n = {int(part.n.iloc[0])}")
-    for axis in axes:
+    for axis, (metric, name), colour in zip(others, names.items(), ("episode", "bfcl")):
+        part = frame.loc[metric].astype(float)
+        bars = [(part.rate - part.low).clip(lower=0), (part.high - part.rate).clip(lower=0)]
+        axis.errorbar(part.step, part.rate, bars, fmt="o-", capsize=3, color=COLOURS[colour])
+        axis.set_title(f"{name}, n = {part.n.iloc[0]:.0f}")
+    for axis in (first, *others):
         axis.set(xlabel="optimizer step", ylim=(-0.03, 1.03))
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
@@ -160,6 +154,6 @@ def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> pl
 def redraw(record: Run, folder: str | Path) -> Path:
     """`accuracy_by_step` of a run or its record under data/runs, with its caption, as a file."""
     style()
-    title = caption(record.manifest())
-    figure = accuracy_by_step(record.log(), kept_scores(record), title)
+    scores = kept_scores(record)
+    figure = accuracy_by_step(record.log(), scores, title=caption(record.manifest()))
     return save(figure, Path(folder) / "accuracy_by_step.png")

@@ -54,34 +54,27 @@ LAPTOP_CHANGES = {
 
 @dataclass(frozen=True)
 class Profile:
-    """One position of the dial.
-
-    model: a name or folder for `assets.model_dir`. torch_dtype: the number format; see `dtype_of`.
-    source: a name or file for `assets.dataset_file`. format: of training rows (`convert.FORMATS`).
-    cases, bfcl: held-out episodes and BFCL questions that score each checkpoint.
-    max_tools, max_chars: the longest row in use. batch_size: replies generated at once.
-    seed: the random seed of the training rows and of the training; the cases are always the same.
-    """
+    """One position of the dial."""
 
     name: str
-    model: str
+    model: str  # a name or folder for `assets.model_dir`
     model_type: str  # ms-swift's name for the kind of model
     template: str  # ms-swift's name for its chat template
     device: str
-    torch_dtype: str
+    torch_dtype: str  # the number format; "auto": see `dtype_of`
     train_rows: int
     eval_rows: int  # held-out rows for the token accuracy
-    cases: int
-    bfcl: int
+    cases: int  # held-out episodes that score each checkpoint
+    bfcl: int  # BFCL questions that score it, too
     recipe: dict = field(repr=False)  # settings of ms-swift
-    source: str = "authored"
+    source: str = "authored"  # a name or file for `assets.dataset_file`
     languages: tuple = ("en", "zh")
-    format: str = "wire"
-    max_tools: int = 12
+    format: str = "wire"  # of the training rows, see `convert.FORMATS`
+    max_tools: int = 12  # a row with more tools or characters is not used
     max_chars: int = 100_000
-    max_new_tokens: int = 256
-    batch_size: int = 16
-    seed: int = 42
+    max_new_tokens: int = 256  # the longest reply
+    batch_size: int = 16  # replies generated at once
+    seed: int = 42  # the random seed of training rows and training; the cases are always the same
 
 
 _LAPTOP = {setting: value for setting, (value, _) in LAPTOP_CHANGES.items()}

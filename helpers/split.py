@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice
 
 from datasketch import MinHash, MinHashLSH
@@ -69,9 +69,9 @@ def drawn(rows: list[dict], profile: Profile, seed: int) -> list[dict]:
 
 
 def by_tool(rows: list[dict], share: float = 0.25, seed: int = 0) -> Split:
-    """Hold out `share` of the tools of each language, with every row that offers one, and what reads
-    like such a row. Tools that ever share a prompt stay together, so authored rows (one domain per
-    prompt) lose nothing; where all hang together, tools are drawn singly."""
+    """Hold out `share` of the tools of each language, with every row that offers one, and rows that
+    read like those. Tools that ever share a prompt stay together, so authored rows (one domain
+    per prompt) lose nothing; where all hang together, tools are drawn singly."""
     heldout = _draw_tools(rows, share, seed)
     parts = {"train": [], "heldout": [], "mixed": []}
     for row in rows:
@@ -117,20 +117,16 @@ def _draw_groups(groups: list[list], share: float, rng: random.Random) -> set:
 def drop_similar(rows: list[dict], others: Iterable[dict]) -> tuple[list, list]:
     """Rows whose questions and tool descriptions are unlike those of all `others`, and the rest.
 
-    Similarity is the Jaccard similarity of character 4-grams, estimated by MinHash (64 permutations):
-    near the threshold it errs by a few hundredths.
+    Similarity is the Jaccard similarity of character 4-grams, estimated by MinHash (64
+    permutations): near the threshold it errs by a few hundredths.
     """
     index = MinHashLSH(threshold=SIMILAR, num_perm=64)
     for text in {text for other in others for text in _texts(other)}:
         index.insert(text, _sketch(text))
-
-    @cache  # descriptions recur from row to row
-    def similar(text: str) -> bool:
-        return bool(index.query(_sketch(text)))
-
     kept, left = [], []
     for row in rows:
-        (left if any(map(similar, _texts(row))) else kept).append(row)
+        similar = any(index.query(_sketch(text)) for text in _texts(row))
+        (left if similar else kept).append(row)
     return kept, left
 
 
@@ -143,6 +139,7 @@ def _texts(row: dict) -> Iterator[str]:
             yield plain
 
 
+@lru_cache(maxsize=4096)  # descriptions recur from row to row
 def _sketch(text: str) -> MinHash:
     sketch = MinHash(num_perm=64)
     sketch.update_batch({text[i : i + 4].encode("utf-8") for i in range(max(1, len(text) - 3))})

@@ -1,26 +1,24 @@
 """What the model reads and which tokens are in the loss, taken from ms-swift's own template."""
 
 import html
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from helpers import assets
 from helpers.convert import FORMATS
 from helpers.profiles import Profile
 
 # Tints of Okabe and Ito's colours, which colour-blind readers tell apart; in print the lines do it.
-HATCH = "repeating-linear-gradient(45deg,#f3c6b0 0 3px,#fff 3px 6px)"
 STYLES = {
     "masked": "color:#767676",
     "in the loss": "background:#d3e9f8;color:#111;border-bottom:2px solid #0072b2",
     "in the loss, twice": "background:#f5c156;color:#111;border-bottom:5px double #5c3d00",
-    "weight 0": f"background:{HATCH};color:#111;border-bottom:2px dotted #d55e00",
+    "weight 0": "background:repeating-linear-gradient(45deg,#f3c6b0 0 3px,#fff 3px 6px);color:#111",
 }
 
 
-@dataclass(frozen=True)
-class Token:
-    """One token: its text, whether it is a label (`in_loss`), its weight in the loss (0 if not)."""
+class Token(NamedTuple):
+    """One token. `in_loss`: it is a label, and counts `weight` times; else it is masked."""
 
     text: str
     in_loss: bool
@@ -71,10 +69,12 @@ def encode(row: dict, profile: Profile, format: str, loss_scale: str | None = No
 
 def count(rows: list[dict], profile: Profile, format: str, loss_scale: str | None = None) -> dict:
     """The size of training rows: {"rows", "tokens" read, tokens "in the loss"}."""
-    template = template_of(profile, format, loss_scale)
-    tokens = [token for row in rows for token in _encode(template, row)]
-    in_loss = sum(label and weight > 0 for _, label, weight in tokens)
-    return {"rows": len(rows), "tokens": len(tokens), "in the loss": in_loss}
+    template, tokens, in_loss = template_of(profile, format, loss_scale), 0, 0
+    for row in rows:
+        encoded = _encode(template, row)
+        tokens += len(encoded)
+        in_loss += sum(label and weight > 0 for _, label, weight in encoded)
+    return {"rows": len(rows), "tokens": tokens, "in the loss": in_loss}
 
 
 def coloured(tokens: list[Token], tail: int | None = None) -> str:
@@ -85,9 +85,8 @@ def coloured(tokens: list[Token], tail: int | None = None) -> str:
     hidden = len(tokens) - len(shown)
     parts.append(f"\n\n… {hidden} tokens before …\n" if hidden else "\n\n")
     for token in shown:
-        name = "masked" if not token.in_loss else "in the loss"
-        if token.in_loss and token.weight != 1:
-            name = "in the loss, twice" if token.weight > 1 else "weight 0"
+        name = "in the loss, twice" if token.weight > 1 else "in the loss"
+        name = name if token.weight else "weight 0" if token.in_loss else "masked"
         text = html.escape(token.text).replace("\n", "⏎\n")
         parts.append(span(STYLES[name], token.weight, text))
     style = "font-family:monospace;line-height:1.8;white-space:pre-wrap"

@@ -1,17 +1,13 @@
-"""A recipe → `swift sft` in a child process → a run folder, `<root>/<name>/`, that holds
+"""A recipe → `swift sft` in a child process → a run folder, `<root>/<name>/`.
 
-profile.json   written first: the profile and its number format; no other profile can use the folder
-recipe.yaml    what ms-swift is told; `swift sft recipe.yaml` repeats it by hand
-data/          train.jsonl and eval.jsonl (training rows), cases.jsonl (held-out rows)
-swift/         ms-swift's own output: logging.jsonl and checkpoint-N
-train.log      everything that the child printed; `helpers.evaluate` adds scores/
-manifest.json  written last, so a run that has it is finished: how the run was made
+Written first: profile.json; no other profile can use the folder. Then data/ (train, eval, cases),
+recipe.yaml (`swift sft recipe.yaml` repeats the training by hand), swift/ (logging.jsonl and
+checkpoint-N, ms-swift's own), train.log (what the child printed). Last: manifest.json, which says
+how the run was made, and that it is finished. `helpers.evaluate` adds scores/.
 """
 
 import json
 import os
-import platform
-import re
 import signal
 import subprocess
 import sys
@@ -21,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
@@ -35,8 +32,7 @@ PACKAGES = ("ms-swift", "torch", "transformers", "peft", "trl", "datasets", "mod
 GUARD = "exec >/dev/null 2>&1; trap '' TERM; read _; kill -TERM 0; sleep 5; kill -KILL 0"
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """A point of a run: its step and its adapter's folder; step 0 is the base model (path None)."""
 
     step: int
@@ -116,20 +112,21 @@ def _stored(profile: Profile) -> str:
 
 def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs") -> Run:
     """Train the profile's recipe in the folder `<root>/<name or profile.name>` of the repository.
-
     A finished run is only opened; an interrupted one goes on from its last checkpoint.
 
-    Args:
-        data: {"train", "eval", "cases"}: lists of rows; without it those of `split.prepare_data`.
-        watch: called about once a second with all log records, to draw a live curve for example.
+    data: {"train", "eval", "cases"}: lists of rows; None takes those of `split.prepare_data`.
+    watch: called about once a second with all log records, to draw a live curve for example.
 
     Raises KitError: the folder holds another run, or is in use; model, data or GPU cannot be had;
     ms-swift failed (the message names the log).
     """
     run = open_run(profile, name, root)
     if run.finished:
-        count = len(run.checkpoints) - 1
-        print(f"Reusing the finished run {run.path.name!r} with its {count} checkpoints.")
+        if data:
+            _data_files(run, profile, data)
+        print(
+            f"Reusing the finished run {run.path.name!r}: {len(run.checkpoints) - 1} checkpoints."
+        )
         return run
     check_device(profile)
     model, recipe, started = assets.model_dir(profile.model), recipe_of(profile), time.time()
@@ -218,7 +215,7 @@ def last_error(log: Path) -> str:
     """The last line of a log that names an error, else its last line."""
     lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()]
     # the last error of vLLM only points back to the one that matters
-    errors = [line for line in lines if re.search(r"Error\b", line) and "cause above" not in line]
+    errors = [line for line in lines if "Error" in line and "cause above" not in line]
     return ["no output", *(errors or filter(None, lines))][-1]
 
 
@@ -241,14 +238,13 @@ def environment() -> dict:
     """Git revision, versions and hardware of this machine; no path, user or host name."""
     import torch
 
-    command = "git describe --always --exclude=* --abbrev=40 --dirty".split()
     git = ""
     with suppress(OSError):  # git is not installed
-        done = subprocess.run(command, cwd=assets.ROOT, capture_output=True, text=True)
-        git = done.stdout.strip()
+        command = "git describe --always --exclude=* --abbrev=40 --dirty".split()
+        git = subprocess.run(command, cwd=assets.ROOT, capture_output=True).stdout.decode().strip()
     facts = {"git": git.removesuffix("-dirty") or None, "git_dirty": git.endswith("-dirty")}
-    facts["python"] = platform.python_version()
+    versions = {name: version(name) for name in PACKAGES}
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    cpu = torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
+    cpu = torch.cpu.get_capabilities().get("cpu_name", os.uname().machine)
     hardware = {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu, "threads": torch.get_num_threads()}
-    return {**facts, "versions": {name: version(name) for name in PACKAGES}, "hardware": hardware}
+    return {**facts, "python": sys.version.split()[0], "versions": versions, "hardware": hardware}

@@ -25,7 +25,7 @@ def gold_calls(case: dict) -> list[tuple[str, dict]]:
             return [plain(item) for item in value]
         return first(value) if isinstance(value, dict) else value
 
-    required = {each["name"]: each["parameters"].get("required", []) for each in case["functions"]}
+    required = {one["name"]: one["parameters"].get("required", []) for one in case["functions"]}
     calls = [call for answer in case["gold"] for call in answer.items()]
     chosen = [(name, first(accepted, required[name])) for name, accepted in calls]
     return [(name, {key: plain(value) for key, value in call.items()}) for name, call in chosen]
@@ -63,8 +63,7 @@ def test_errors_say_what_is_wrong():
     case, name = by_id["simple_python_0"], "calculate_triangle_area"
     assert bfcl.check(case, [(name, {"base": 10, "height": 5})]) == (True, "")
     assert "height" in bfcl.check(case, [(name, {"base": 10})])[1]
-    wrong_type = bfcl.check(case, [(name, {"base": "10", "height": 5})])[1]
-    assert "Expected type integer" in wrong_type
+    assert "type integer" in bfcl.check(case, [(name, {"base": "10", "height": 5})])[1]
     assert "no JSON object" in bfcl.check(case, [(name, "base=10")])[1]
     case = by_id["simple_python_1"]  # dotted names are shown and scored with their dots
     assert case["tools"][0]["function"]["name"] == "math.factorial"

@@ -1,88 +1,128 @@
-"""Conversion of files: three ways, exact accounting, files that appear whole or not at all."""
+"""Training rows of the four formats, and files of them: exact accounting, whole or not at all."""
 
 import json
-import re
 
 import pytest
-from test_dialogues import good_row
+from conftest import call_message
+from test_ms_agent import good_row
 
-from helpers import agentfabric, assets, convert, corpus, dialogues, seed_converter, sources, storage
+from helpers import agentfabric, assets, convert, data, ms_agent
 
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-@pytest.mark.parametrize("way", convert.WAYS)
-def test_rows_in_are_rows_converted_and_rows_set_aside(tmp_path, way):
-    out = tmp_path / "rows.jsonl"
-    report = convert.convert("authored", way, out)
-    rejected = lines_of(tmp_path / "rows.rejected.jsonl")
-    assert report.rows_in == 1536 == report.converted + len(rejected) and len(lines_of(out)) == report.rows_out
-    assert json.loads(
-        (tmp_path / "rows.report.json").read_text("utf-8"))["rejected"] == report.rejected
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "rows.rejected.jsonl", "rows.report.json"]
-    if way != "seed":
-        rows = sources.read_rows(assets.dataset_file("authored"))
-        assert lines_of(out) == [*corpus.render_rows(rows, convert.WAYS[way])] and not rejected
+BOOK = 'Action: book_hotel\nAction Input: {"city": "Lisbon", "nights": 2}'
+BOOKED = '{"booking": "HB-7", "price": 80}'
 
 
-def test_the_seeds_way_rewrites_the_system_turn_and_nothing_else(tmp_path):
-    convert.convert("authored", "seed", tmp_path / "rows.jsonl")
-    given = {row["id"]: row["conversations"] for row in lines_of(assets.dataset_file("authored"))}
-    for row in lines_of(tmp_path / "rows.jsonl"):
-        system, *others = row["conversations"]
-        assert others == given[row["id"]][1:], "defect 10: the replies keep Thought and Final Answer"
-        assert system["value"].startswith("\n# 工具\n") and re.search(r'必须是\["\w', system["value"])
-        assert all(key.startswith("\\") for key in re.findall(r'"properties": {"(.+?)"', system["value"]))
+def test_wire_rows_are_the_requests_of_the_openai_path(two_turns):
+    call, chained, summary, thanks = convert.render_rows([two_turns], "wire")
+    prefix = "(. you can use tools: [book_hotel,get_time])"
+    assert call["messages"][1]["content"] == prefix + "Book a hotel in Lisbon for 2 nights."
+    assert call["messages"][2] == call_message("book_hotel", city="Lisbon", nights=2)
+    trace = f"{BOOK}\nObservation: <result>{BOOKED}</result>\nAnswer:"
+    assert chained["messages"][1]["content"].endswith("nights." + trace)
+    assert chained["messages"][2] == call_message("get_time", city="Lisbon")
+    trace += 'Action: get_time\nAction Input: {"city": "Lisbon"}'
+    trace += "\nObservation: <result>9:41</result>\nAnswer:"
+    assert summary["messages"][1]["content"].endswith("nights." + trace)
+    assert summary["messages"][2]["content"] == "HB-7; it is 9:41 there."
+    system, earlier, answered, query, reply = thanks["messages"]
+    assert earlier["content"] == "Book a hotel in Lisbon for 2 nights.", "history has no prefix"
+    assert answered["content"] == trace + "HB-7; it is 9:41 there."
+    assert query["content"] == prefix + "Thanks!" and reply["role"] == "assistant"
 
 
-def test_the_seeds_way_sets_aside_what_kills_its_script(tmp_path):
-    dying = good_row()
-    dying["conversations"][0]["value"] = dying["conversations"][0]["value"].replace("useful for?", "good for?")
-    source = tmp_path / "in.jsonl"
-    storage.write_jsonl(source, [good_row(), dying])
-    report = convert.convert(str(source), "seed", tmp_path / "out.jsonl")
-    (rejected,) = lines_of(tmp_path / "out.rejected.jsonl")
-    assert (report.converted, rejected["line"], rejected["row"]) == (1, 2, dying)
-    assert "the seed's script dies" in rejected["reason"]
-    assert seed_converter.seed_row(good_row())["conversations"][1:] == good_row()["conversations"][1:]
+def test_a_prompt_with_knowledge_is_written_out_because_the_template_has_no_room(two_turns):
+    parts = {"instruction": "Be brief.", "role": "clerk", "knowledge": "一段知识"}
+    row = two_turns | parts
+    system = agentfabric.system_prompt(row["tools"], "Be brief.", "zh", knowledge="一段知识")
+    rows = [*convert.render_rows([row], "wire"), *convert.render_rows([row], "trace")]
+    assert len(rows) == 5
+    for one in rows:
+        assert one["tools"] == convert.NO_TOOLS and one["messages"][0]["content"] == system
+    for one, (request, _) in zip(rows, convert.requests_of(row)):
+        assert one["messages"][:-1] == request
 
 
-def test_a_faithful_row_holds_all_that_the_dialogue_held():
-    row = dialogues.to_canonical(good_row())
-    (training_row,) = corpus.render_rows([row], convert.WAYS["faithful"])
-    system, user, reply = training_row["messages"]
-    assert json.loads(training_row["tools"]) == row["tools"]
-    assert user["content"] == "(. you can use tools: [w])weather in X?"
-    assert reply["content"] == ('Action: w\nAction Input: {"city": "X", "deep": [1, true, null]}\nObservation: '
-                                "<result>{'t': 3}</result>\nAnswer:3 degrees.")
-    assert agentfabric.system_prompt(row["tools"], system["content"], "en").count("w: w API.") == 1
+def test_trace_react_hermes_and_rows_without_tools(row):
+    call, system = BOOK + "\nObservation: ", agentfabric.DEFAULT_INSTRUCTION["en"]
+    answer, end = (
+        "Booked: HB-7, 80 euros.",
+        "\nThought: I now know the final answer\nFinal Answer: ",
+    )
+    (trace,) = convert.render_rows([row], "trace")
+    assert json.loads(trace["tools"]) == row["tools"]
+    assert [one["content"] for one in trace["messages"]] == [
+        system,
+        "(. you can use tools: [book_hotel])Book a hotel in Lisbon for 2 nights.",
+        f"{call}<result>{BOOKED}</result>\nAnswer:{answer}",
+    ]
+    (react,) = convert.render_rows([row], "react")
+    assert react["messages"][1]["content"] == call + BOOKED + end + answer
+    (hermes,) = convert.render_rows([row], "hermes")
+    assert hermes["messages"] == row["messages"]
+    for format in convert.FORMATS:
+        (plain,) = convert.render_rows(
+            [{**row, "tools": [], "messages": row["messages"][::3]}], format
+        )
+        assert plain == {"id": "r1", "tools": convert.NO_TOOLS, "messages": row["messages"][::3]}
+
+
+def test_the_runtime_reads_the_same_calls_from_wire_rows_of_the_authored_set():
+    for row in data.read_rows("authored"):
+        replies = [reply for _, reply in convert.requests_of(row) if isinstance(reply, dict)]
+        read = [agentfabric.read_calls(agentfabric.render_call(**reply))[0] for reply in replies]
+        assert [
+            {"name": call.name, "arguments": agentfabric.parse_arguments(call.arguments)}
+            for call in read
+        ] == agentfabric.calls_of(row["messages"])
+
+
+def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path):
+    rows = [{**good_row(), "id": str(n)} if n % 7 else {"id": str(n)} for n in range(1, 100)]
+    assets.write_jsonl(tmp_path / "in.jsonl", rows)
+    out = tmp_path / "out" / "rows.jsonl"
+    report = convert.convert(str(tmp_path / "in.jsonl"), "trace", out)
+    names = ["rows.jsonl", "rows.rejected.jsonl", "rows.report.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == names
+    kept = [row for row in rows if len(row) > 1]
+    converted = map(ms_agent.to_canonical, kept)
+    assert assets.read_jsonl(out) == [*convert.render_rows(converted, "trace")]
+    rejected = assets.read_jsonl(out.with_suffix(".rejected.jsonl"))
+    assert [(one["line"], one["row"]) for one in rejected] == [
+        (n, rows[n - 1]) for n in range(7, 99, 7)
+    ]
+    assert (report.rows_in, report.converted, report.rows_out) == (99, 85, 85)
+    assert [*report.rejected.values()] == [14] and "14 rejected" in convert.table(report)
+    written = json.loads(out.with_suffix(".report.json").read_text("utf-8"))
+    assert written["rejected"] == report.rejected
 
 
 def test_strict_names_the_line_and_writes_nothing(tmp_path, capsys):
-    source = tmp_path / "in.jsonl"
+    source, out = tmp_path / "in.jsonl", tmp_path / "o" / "rows.jsonl"
     source.write_text(json.dumps(good_row()) + '\n{"id": "cut off\n', "utf-8")
-    assert convert.main([str(source), "--out", str(tmp_path / "o" / "rows.jsonl"), "--strict"]) == 1
-    assert "line 2" in capsys.readouterr().err and list((tmp_path / "o").iterdir()) == []
-    assert convert.main([str(source), "--out", str(tmp_path / "o" / "rows.jsonl")]) == 0
-    assert "1 set aside" in capsys.readouterr().out
+    assert convert.main([str(source), "--out", str(out), "--strict"]) == 1
+    assert "line 2" in capsys.readouterr().err and not out.parent.exists()
+    assert convert.main([str(source), "--out", str(out), "--to", "react"]) == 0
+    assert "1 rejected → 1 training rows (react)" in capsys.readouterr().out
 
 
-def test_batches_in_several_processes_keep_order_and_count(tmp_path, monkeypatch):
-    source = tmp_path / "in.jsonl"
-    rows = [{**good_row(), "id": str(n)} if n % 7 else {"id": str(n)} for n in range(1, 2300)]
-    storage.write_jsonl(source, rows)
-    report = convert.convert(str(source), "faithful", tmp_path / "out.jsonl", workers=2)
-    assert [row["id"] for row in lines_of(tmp_path / "out.jsonl")] == [row["id"] for row in rows if len(row) > 1]
-    assert [row["line"] for row in lines_of(tmp_path / "out.rejected.jsonl")] == [*range(7, 2300, 7)]
-    assert report.rows_in == 2299
+def test_a_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch):
+    def failing(row):
+        yield {"id": "half"}
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(convert.FORMATS, "wire", convert.Format("", "", failing))
+    with pytest.raises(assets.KitError, match="disk is full"):
+        convert.convert("authored", "wire", tmp_path / "rows.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["no-such-file.jsonl", "--out", "x.jsonl"], "does not exist"),
-    (["authored", "--out", f"{__file__}/x.jsonl"], "Could not write"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-file.jsonl", "--out", "x.jsonl"], "does not exist"),
+        (["authored", "--out", f"{__file__}/x.jsonl"], "Could not write"),
+    ],
+)
 def test_mistakes_get_one_line(arguments, message, capsys):
     assert convert.main(arguments) == 1
     assert message in capsys.readouterr().err

@@ -1,41 +1,47 @@
-"""The panel driven in-process: its widgets are found, set and clicked. Models are scripted doubles."""
+"""The panel driven in this process: its widgets are found, set and clicked. Models are scripted."""
 
-from html.parser import HTMLParser
+import re
+from html import unescape
 
 import ipywidgets as widgets
 import pytest
 
-from helpers.agent import Step, run
+from helpers.agent import Step, execute, run, schemas
 from helpers.agentfabric import Call
-from helpers.playground import PLAY, playground, step_html, transcript_html
-from helpers.tools import execute, schemas
-from helpers.transcripts import compare_html, notes, why_unreadable
+from helpers.playground import compare_html, notes, playground, step_html, transcript_html
 
 WEATHER = 'Action: get_weather\nAction Input: {"city": "Paris"}'
 ALERT = 'Action: fire_alert\nAction Input: {"location": "Building 3"}'
+EVIL = '<script>alert(1)</script><img src="http://x.invalid/a.png" onerror=alert(1)>&amp;</pre>'
+TAG = r'</?(?:div|pre|details|summary|b|i|span)(?: (?:style|role)="[^"<>]*")*>'
+
+
+def words(html):
+    """The texts between the allowed tags; any other tag stays in them."""
+    return [unescape(part) for part in re.split(TAG, html) if part]
 
 
 class ScriptedModel:
-    """A double for a model: gives its replies in turn (raises an exception) and keeps the requests it got."""
+    """A double for a model: gives its replies in turn (or raises them) and keeps the requests."""
 
     def __init__(self, *replies):
         self.replies, self.requests = list(replies), []
 
-    def __call__(self, messages: list[dict]) -> str:
-        self.requests.append(messages)
-        reply = self.replies.pop(0)
+    def __call__(self, messages):
+        self.requests.append(messages[-1]["content"])
+        self.system, reply = messages[0]["content"], self.replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
         return reply
 
 
 class Panel:
-    """A handle on a playground: its widgets by kind and label, in the order in which they stand."""
+    """A playground, and its widgets by kind and label, in the order in which they stand."""
 
-    def __init__(self, models: dict, *arguments, **options):
+    def __init__(self, models, *arguments, **options):
         self.root = playground(models, *arguments, **options)
 
-    def all(self, kind: type, label: str = "") -> list:
+    def all(self, kind, label=""):
         found, queue = [], [self.root]
         while queue:
             widget = queue.pop(0)
@@ -44,189 +50,126 @@ class Panel:
                 found.append(widget)
         return found
 
-    def click(self, label: str, column: int = 0) -> None:
+    def click(self, label, column=0):
         self.all(widgets.Button, label)[column].click()
 
-    def ask(self, query: str | None = None) -> None:
-        if query is not None:
-            self.all(widgets.Textarea, "Question")[0].value = query
+    def ask(self, query="Weather in Paris?", play=False):
+        self.all(widgets.RadioButtons)[0].index = int(play)
+        self.all(widgets.Textarea, "Question")[0].value = query
         self.click("Ask")
 
-    def play(self) -> None:
-        self.all(widgets.RadioButtons)[0].value = PLAY
-
-    def observation(self, column: int = 0) -> widgets.Textarea | None:
+    def observation(self, column=0):
         box = self.all(widgets.Textarea, "Observation (you are the tool):")[column]
         return None if box.layout.display == "none" else box
 
     @property
-    def busy(self) -> bool:
+    def busy(self):
         return self.all(widgets.Button, "Ask")[0].disabled
 
     @property
-    def text(self) -> str:
-        return text_of("".join(widget.value for widget in self.all(widgets.HTML)))
+    def text(self):
+        return "\n".join(words("".join(one.value for one in self.all(widgets.HTML))))
 
 
-class _Text(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.words = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def parsed(html: str) -> _Text:
-    parser = _Text()
-    parser.feed(html)
-    parser.close()
-    return parser
-
-
-def text_of(html: str) -> str:
-    return "\n".join(parsed(html).words)
-
-
-def call_of(reply: str, name: str, arguments: str, result: str | None = None) -> Step:
+def call_of(reply, name, arguments, result=None):
     return Step("call", reply, call=Call(name, arguments), result=result)
 
 
-# --- Drawing ---
-
 def test_a_call_shows_labelled_blocks_in_order():
-    words = parsed(step_html(call_of(WEATHER, "get_weather", '{"city": "Paris"}', "fog"))).words
-    assert words == ["Action", "get_weather", "Action Input", '{"city": "Paris"}', "Observation", "fog",
-                     "Raw reply", WEATHER]
-
-
-def test_a_call_that_waits_has_no_observation_and_a_request_shows_nothing():
+    step = call_of(WEATHER, "get_weather", '{"city": "Paris"}', "fog")
+    blocks = ["Action", "get_weather", "Action Input", '{"city": "Paris"}', "Observation", "fog"]
+    assert words(step_html(step)) == [*blocks, "Raw reply", WEATHER]
     assert "Observation" not in step_html(call_of(WEATHER, "get_weather", "{}"))
     assert step_html(Step("request", messages=({"role": "user", "content": "x"},))) == ""
 
 
-EVIL = '<script>alert(1)</script><img src="http://x.invalid/a.png" onerror=alert(1)>&amp;</pre></details>'
+def test_what_a_model_wrote_is_text_never_markup():
+    steps = [Step("answer", EVIL), Step("error", EVIL), Step("answer", "Action:" + EVIL)]
+    for step in [*steps, call_of(*[EVIL] * 4)]:
+        html = transcript_html([step], schemas(["get_weather"]))
+        assert "<" not in re.sub(TAG, "", html) and EVIL in "\n".join(words(html))
+    page = words(compare_html({"<base>": [Step("answer", "no")], "tuned": [Step("answer", "yes")]}))
+    shown = [word for word in page if word in ("<base>", "tuned", "no", "yes")]
+    assert shown == ["<base>", "no", "no", "tuned", "yes", "yes"]  # each answer also as raw reply
 
 
-@pytest.mark.parametrize("step", [
-    Step("answer", EVIL), Step("error", EVIL), call_of(EVIL, EVIL, EVIL, EVIL),
-    Step("answer", "Action:" + EVIL)])
-def test_what_a_model_wrote_is_text_never_markup(step):
-    html = transcript_html([step], schemas(["get_weather"]))
-    assert {tag for tag, _ in parsed(html).tags} <= {"div", "pre", "details", "summary"}
-    assert all(set(attributes) <= {"style"} for _, attributes in parsed(html).tags)
-    assert EVIL in text_of(html)
+UNREADABLE = {
+    "Action:get_weather\nAction Input: {}": "no space after the colon",
+    "Action: get_weather\nAction Input:{}": "no space after the colon",
+    "Action：get_weather\nAction Input：{}": "full-width colon",
+    "Action: get_weather\n\nAction Input: {}": "empty line",
+    "Action: get_weather": "is missing",
+    "My Action would be to look it up": "not the two lines",
+}
 
 
-def test_a_chinese_transcript():
-    assert "北京今天晴。" in transcript_html([Step("answer", "北京今天晴。")])
-
-
-@pytest.mark.parametrize("reply, reason", [
-    ("Action:get_weather\nAction Input: {}", "no space after the colon"),
-    ("Action: get_weather\nAction Input:{}", "no space after the colon"),
-    ("Action：get_weather\nAction Input：{}", "full-width colon"),
-    ("Action: get_weather\n\nAction Input: {}", "empty line"),
-    ("Action: get_weather", "is missing"),
-    ("My Action would be to look it up", "not the two lines"),
-])
+@pytest.mark.parametrize("reply, reason", UNREADABLE.items())
 def test_an_unreadable_call_is_named_with_its_likely_reason(reply, reason):
-    assert reason in why_unreadable(reply)
-    assert notes(Step("answer", reply)) == [
-        f"Unreadable call: {why_unreadable(reply)}. The runtime takes it as the final answer."]
+    (note,) = notes(Step("answer", reply))
+    assert note.startswith("Unreadable call: ") and reason in note
 
 
 def test_notes_on_a_call_that_cannot_run():
-    tools = schemas(["get_weather"])
-    assert notes(call_of("", "nope", "{}"), tools) == ["Unknown tool: 'nope' is not one of [get_weather]."]
-    assert notes(call_of("", "nope", "{}")) == []  # without the tools nothing is known to be unknown
-    assert notes(call_of("", "get_weather", "{'city': True}"), tools) == [
-        'Malformed JSON in Action Input: <string>:1 Unexpected "T" at column 10']
-    assert notes(call_of("", "get_weather", '{"city": "Paris", "zoom": 1}'), tools) == [
-        "Ignored: 'zoom', which get_weather does not have."]
-    assert notes(call_of("", "get_weather", "[1]"), tools) == []
-    assert notes(call_of(f"{WEATHER}\n{ALERT}", "get_weather", "{}"), tools) == [
-        "The reply has 2 calls; the runtime runs only the first."]
+    tools, noted = (
+        schemas(["get_weather"]),
+        'Malformed JSON in Action Input: <string>:1 Unexpected "T"',
+    )
+    unknown = ["Unknown tool: 'nope' is not one of [get_weather]."]
+    assert notes(call_of("", "nope", "{}"), tools) == unknown
+    assert notes(call_of("", "nope", "{}")) == []  # without the tools, no tool is unknown
+    assert notes(call_of("", "get_weather", "{'city': True}"), tools)[0].startswith(noted)
+    extra = ["Ignored: 'zoom', which get_weather does not have."]
+    assert notes(call_of("", "get_weather", '{"city": "Paris", "zoom": 1}'), tools) == extra
+    two = ["The reply has 2 calls; the runtime runs only the first."]
+    assert notes(call_of(f"{WEATHER}\n{ALERT}", "get_weather", "{}"), tools) == two
     assert notes(call_of(WEATHER, "get_weather", '{"city": "Paris"}'), tools) == []
 
 
-def test_an_answer_is_noted_only_where_no_tool_was_called():
+def test_answers_that_are_none_say_so():
     assert "No tool call" in transcript_html([Step("answer", "I am a model.")])
     after = [call_of(WEATHER, "get_weather", "{}", "fog"), Step("answer", "There is fog.")]
     assert "Note" not in transcript_html(after)
+    assert "Empty reply" in transcript_html([Step("answer", " \n")])
+    endless = run(schemas(["get_weather"]), "weather?", ScriptedModel(*[WEATHER] * 10), execute)
+    assert "No answer when the turn limit was reached." in transcript_html(endless)
 
-
-def test_an_empty_reply_says_so():
-    assert notes(Step("answer", " \n")) == ["Empty reply: the runtime takes it as the final answer."]
-    assert parsed(step_html(Step("answer", " \n"))).words[:2] == ["Answer", "(nothing)"]
-
-
-def test_transcripts_stand_side_by_side_under_escaped_labels():
-    words = parsed(compare_html({"<base>": [Step("answer", "no")], "tuned": [Step("answer", "yes")]})).words
-    assert [word for word in words if word in ("<base>", "tuned", "no", "yes")] == \
-        ["<base>", "no", "no", "tuned", "yes", "yes"]  # each answer once more as raw reply
-
-
-def test_giving_up_is_shown():
-    endless = ScriptedModel(*[WEATHER] * 10)
-    steps = run(schemas(["get_weather"]), "weather?", endless, execute)
-    assert text_of(transcript_html(steps)).endswith("Gave up\nNo answer when the turn limit was reached.")
-
-
-# --- The panel ---
 
 def test_two_models_answer_side_by_side_with_the_local_tools():
     tuned, base = ScriptedModel(WEATHER, "Light rain."), ScriptedModel("I cannot know.")
-    panel = Panel({"base": base, "tuned": tuned}, query="Weather in Paris?")
+    panel = Panel({"<base>": base, "tuned": tuned})
     panel.ask()
-    assert "light rain, 14 °C" in panel.text and "Light rain." in panel.text and "No tool call" in panel.text
-    assert panel.text.index("base") < panel.text.index("I cannot know") < panel.text.index("tuned")
-    assert not panel.busy and len(base.requests) == 1 and len(tuned.requests) == 2
-    result = '{"city": "Paris", "weather": "light rain, 14 °C"}'
-    fed_back = f"{WEATHER}\nObservation: <result>{result}</result>\nAnswer:"
-    assert tuned.requests[1][-1]["content"].endswith(fed_back)
+    assert "light rain, 14 °C" in panel.text and "No tool call" in panel.text and not panel.busy
+    order = ("<base>", "I cannot know", "tuned", "Light rain.")
+    assert sorted(order, key=panel.text.index) == list(order)
+    result = '<result>{"city": "Paris", "weather": "light rain, 14 °C"}</result>'
+    assert tuned.requests[1].endswith(f"{WEATHER}\nObservation: {result}\nAnswer:")
 
 
-def test_only_ticked_tools_are_offered_and_run():
-    model = ScriptedModel(ALERT, "done")
+def test_ticks_and_instruction_reach_the_model_and_all_inputs_have_labels():
+    model = ScriptedModel("a", ALERT, "done")
     panel = Panel({"m": model}, schemas(["get_weather", "fire_alert"]))
-    panel.all(widgets.Checkbox, "fire_alert")[0].value = False
+    kinds = (widgets.Textarea, widgets.Checkbox, widgets.RadioButtons, widgets.Button)
+    assert all(widget.description for kind in kinds for widget in panel.all(kind))
     panel.ask()
-    assert "[get_weather]" in model.requests[0][-1]["content"]
-    assert "Unknown tool: 'fire_alert'" in panel.text and "Details: 'fire_alert'" in panel.text
-
-
-def test_every_input_has_a_label_and_every_tool_its_description():
-    panel = Panel({"m": ScriptedModel()}, schemas(["get_weather"]))
-    inputs = [w for kind in (widgets.Textarea, widgets.Checkbox, widgets.RadioButtons, widgets.Button)
-              for w in panel.all(kind)]
-    assert len(inputs) == 8 and all(widget.description for widget in inputs)
-    assert panel.all(widgets.Checkbox)[0].description == "get_weather: Get today's weather in a city."
-
-
-def test_the_instruction_reaches_the_model_and_an_empty_one_is_the_default():
-    model = ScriptedModel("a", "b")
-    panel = Panel({"m": model})
-    panel.ask("hello")
+    assert "You are a helpful assistant." in model.system
+    panel.all(widgets.Checkbox, "fire_alert: Sound the fire alarm of a building.")[0].value = False
     panel.all(widgets.Textarea, "Instruction")[0].value = "You guard a warehouse."
-    panel.ask("hello")
-    first, second = (request[0]["content"] for request in model.requests)
-    assert "You are a helpful assistant." in first and "You guard a warehouse." in second
+    panel.ask()
+    assert "You guard a warehouse." in model.system and "[get_weather]" in model.requests[1]
+    assert "Unknown tool: 'fire_alert'" in panel.text and "Details: 'fire_alert'" in panel.text
 
 
 def test_i_play_the_tool():
     model = ScriptedModel(ALERT, WEATHER, "Everybody is out, and it rains.")
     panel = Panel({"m": model}, schemas(["get_weather", "fire_alert"]))
-    panel.play()
-    panel.ask("Fire in building 3!")
+    panel.ask("Fire in building 3!", play=True)
     assert panel.busy and "waiting for your observation" in panel.text and len(model.requests) == 1
-    assert panel.observation().value == '{"location": "Building 3", "status": "the alarm is sounding"}'
+    assert (
+        panel.observation().value == '{"location": "Building 3", "status": "the alarm is sounding"}'
+    )
     panel.observation().value = "the bell is broken <b>"
     panel.click("Send")
-    assert "<result>the bell is broken <b></result>" in model.requests[1][-1]["content"]
+    assert "<result>the bell is broken <b></result>" in model.requests[1]
     assert "the bell is broken <b>" in panel.text and "light rain" in panel.observation().value
     panel.click("Send")
     assert "it rains" in panel.text and panel.observation() is None and not panel.busy
@@ -235,58 +178,42 @@ def test_i_play_the_tool():
     assert len(model.requests) == 3 and panel.text == shown
 
 
-def test_two_models_wait_for_their_own_observation():
-    one, two = ScriptedModel(WEATHER, "one done"), ScriptedModel(WEATHER, "two done")
+def test_two_models_wait_for_their_own_observation_and_a_reset_drops_both():
+    one, two = ScriptedModel(WEATHER, "again"), ScriptedModel(WEATHER, "two done", "again")
     panel = Panel({"one": one, "two": two})
-    panel.play()
-    panel.ask()
-    panel.observation(1).value = "only for two"
+    panel.ask("first", play=True)
     panel.click("Send", 1)
-    assert "two done" in panel.text and "one done" not in panel.text and panel.busy
-    assert len(one.requests) == 1 and panel.observation(0) and panel.observation(1) is None
-    panel.click("Send", 0)
-    assert "one done" in panel.text and not panel.busy
+    assert "two done" in panel.text and panel.busy and len(one.requests) == 1
+    assert panel.observation(0) and panel.observation(1) is None
+    panel.click("reset")
+    assert not panel.busy and panel.observation() is None and "get_weather" not in panel.text
+    panel.ask("second")
+    assert "again" in panel.text and "first" not in one.requests[1]
 
 
 def test_a_tool_without_local_function_is_always_played():
     own = {"name": "open_gate", "parameters": {"type": "object", "properties": {}}}
-    model = ScriptedModel("Action: open_gate\nAction Input: {}", "It is open.")
-    panel = Panel({"m": model}, [own])
+    panel = Panel({"m": ScriptedModel("Action: open_gate\nAction Input: {}", "It is open.")}, [own])
     panel.ask("Let me in")
     assert panel.observation().value == ""
     panel.observation().value = "creak"
     panel.click("Send")
-    assert "creak" in panel.text and "It is open." in panel.text and "Unknown tool" not in panel.text
+    assert (
+        "creak" in panel.text and "It is open." in panel.text and "Unknown tool" not in panel.text
+    )
 
 
-def test_reset_drops_a_visit_that_waits_and_a_new_one_starts_afresh():
-    model = ScriptedModel(WEATHER, "second visit")
-    panel = Panel({"m": model})
-    panel.play()
-    panel.ask("first")
-    panel.click("reset")
-    assert not panel.busy and panel.observation() is None and "get_weather" not in panel.text
-    panel.ask("second")
-    assert "second visit" in panel.text and "first" not in model.requests[1][-1]["content"]
-
-
-@pytest.mark.parametrize("failure, shown", [
-    (RuntimeError("no server at <port>"), "RuntimeError: no server at <port>"), (None, "AttributeError"),
-    (5, "AttributeError")])
+@pytest.mark.parametrize(
+    "failure, shown",
+    [(RuntimeError("no <port>"), "RuntimeError: no <port>"), (5, "AttributeError")],
+)
 def test_a_model_that_fails_is_shown_and_the_others_go_on(failure, shown):
-    panel = Panel({"broken": ScriptedModel(failure), "sound": ScriptedModel("I am fine.", "Again.")})
-    panel.ask()
-    assert shown in panel.text and "I am fine." in panel.text and not panel.busy
-    assert "thinking" not in panel.text
-
-
-def test_a_failure_after_an_observation_ends_only_that_visit():
-    panel = Panel({"m": ScriptedModel(WEATHER, RuntimeError("out of memory"))})
-    panel.play()
-    panel.ask()
+    models = {"broken": ScriptedModel(WEATHER, failure), "sound": ScriptedModel("I am fine.")}
+    panel = Panel(models)
+    panel.ask(play=True)
     panel.click("Send")
-    assert "light rain" in panel.text and "out of memory" in panel.text
-    assert not panel.busy and panel.observation() is None
+    assert "light rain" in panel.text and shown in panel.text and "I am fine." in panel.text
+    assert not panel.busy and panel.observation() is None and "thinking" not in panel.text
 
 
 def test_an_interrupt_stops_all_and_leaves_the_panel_usable():
@@ -298,40 +225,28 @@ def test_an_interrupt_stops_all_and_leaves_the_panel_usable():
     assert "fine" in panel.text and "hello" in panel.text and "Stopped" not in panel.text
 
 
-def test_ask_shows_thinking_and_is_disabled_while_a_model_works():
+def test_steps_appear_as_they_come_and_ask_is_disabled_while_a_model_works():
     seen = []
 
-    def watches(messages: list[dict]) -> str:
+    def watches(messages):
         """A double that looks at the panel, and clicks Ask again, while it is being asked."""
         seen.append((panel.busy, panel.text))
         panel.click("Ask")
         return WEATHER if len(seen) == 1 else "done"
+
     panel = Panel({"m": watches})
+    panel.ask("  ")
+    assert "Type a question first." in panel.text and seen == [] and not panel.busy
     panel.ask()
     assert len(seen) == 2 and all(busy and "thinking…" in text for busy, text in seen)
-    assert "get_weather" not in seen[0][1] and "light rain" in seen[1][1]  # steps appear as they happen
+    assert "light rain" not in seen[0][1] and "light rain" in seen[1][1]
 
 
-def test_an_empty_question_is_asked_of_nobody():
-    model = ScriptedModel()
-    panel = Panel({"m": model})
-    panel.ask("  ")
-    assert "Type a question first." in panel.text and model.requests == [] and not panel.busy
-
-
-def test_a_chinese_panel():
+def test_a_chinese_panel_and_no_other_language():
     model = ScriptedModel('Action: get_weather\nAction Input: {"city": "北京"}', "北京今天晴。")
     panel = Panel({"中文": model}, language="zh")
-    panel.ask()
-    assert panel.all(widgets.Checkbox, "get_weather")[0].description == "get_weather: 查询城市今天的天气。"
-    assert "晴，18℃" in panel.text and "北京今天晴。" in panel.text
-    assert "# 工具" in model.requests[0][0]["content"]
-
-
-def test_another_language_is_refused():
-    with pytest.raises(ValueError, match="'fr'; choose one of en, zh"):
+    assert panel.all(widgets.Checkbox, "get_weather: 查询城市今天的天气。")
+    panel.click("Ask")
+    assert "晴，18℃" in panel.text and "北京今天晴。" in panel.text and "# 工具" in model.system
+    with pytest.raises(ValueError, match="'fr'"):
         playground({}, [], language="fr")
-
-
-def test_labels_of_models_are_escaped():
-    assert "<script>" in Panel({"<script>": ScriptedModel()}).text

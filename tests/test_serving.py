@@ -1,6 +1,6 @@
-"""Merge, serve, ask over HTTP: the real `swift deploy` with a tiny model; broken servers are doubles.
+"""Merge, serve, ask over HTTP: the real `swift deploy`, a tiny model; broken servers are doubles.
 
-vLLM takes minutes to start and has an environment of its own: only its command line is tested here.
+vLLM takes minutes to start and has an environment of its own: only its command line is tested.
 """
 
 import json
@@ -148,17 +148,13 @@ def test_base_and_adapter_are_served_side_by_side(over_http, in_process, checkpo
 
 def test_the_tool_loop_over_http_runs_the_same_episode(over_http, in_process, checkpoint, dialogue):
     turn = convert.turns_of(dialogue)[0]
-    (gold, result), tools = turn.calls[0], dialogue["tools"]
-    here, there = (
-        agent.run(
-            tools,
-            turn.query,
-            lambda messages, model=model: model.ask([messages], checkpoint)[0],
-            lambda call: result,
-            max_turns=3,
-        )
-        for model in (in_process, over_http)
-    )
+    gold, result = turn.calls[0]
+
+    def episode(model):
+        ask = lambda messages: model.ask([messages], checkpoint)[0]  # noqa: E731
+        return agent.run(dialogue["tools"], turn.query, ask, lambda call: result, max_turns=3)
+
+    here, there = episode(in_process), episode(over_http)
     assert here == there and [step.kind for step in there] == ["call", "answer"]
     assert there[0].call.name == gold["name"] and there[1].text == turn.answer
 
@@ -194,26 +190,17 @@ def test_a_port_in_use_is_named_with_its_program(served):
     assert serving.checked_port(0) > 0
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "options", "names"),
-    [
-        (signal.SIGINT, 0, [], "base, tuned"),
-        (signal.SIGTERM, 143, ["--merged"], "tuned"),
-        (signal.SIGKILL, -9, [], "base, tuned"),
-    ],
-)
-def test_the_command_serves_until_it_is_stopped_and_leaves_nothing(
-    checkpoint, number, code, options, names
-):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_command_serves_until_it_is_stopped_and_leaves_nothing(checkpoint, number):
+    code = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    options, names = (["--merged"], "tuned") if code == 143 else ([], "base, tuned")
     script = (
         "import runpy, signal; signal.signal(2, signal.default_int_handler)\n"  # if a shell hid it
         "runpy.run_module('helpers.serving', run_name='__main__', alter_sys=True)"
     )
     command = [sys.executable, "-c", script, "--port", "0", "--adapter", checkpoint, *options]
-    environment = {**os.environ, "KIT_PROFILE": "smoke"}
-    kit = subprocess.Popen(
-        command, cwd=assets.ROOT, stdout=subprocess.PIPE, text=True, env=environment
-    )
+    settings = {"cwd": assets.ROOT, "env": {**os.environ, "KIT_PROFILE": "smoke"}}
+    kit = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **settings)
     try:
         lines = [kit.stdout.readline() for _ in range(3)]
         assert lines[1].startswith(f"swift serves {names} at http://127.0.0.1:")
@@ -235,7 +222,8 @@ def test_the_command_says_what_is_missing(monkeypatch, tmp_path):
 # --- command lines
 
 
-def command(engine, profile=profiles.get("laptop"), adapters=("tuned=c",)):
+def command(engine, profile="laptop", adapters=("tuned=c",)):
+    profile = profiles.get(profile)
     words, environment = engines.command_of(engine, profile, Path("m"), "base", [*adapters], 8000)
     return " ".join(map(str, words)), environment
 
@@ -257,7 +245,7 @@ def test_every_engine_is_told_what_serving_needs(engine, monkeypatch):
     assert environment["HF_HUB_OFFLINE"] == "1"
     bare, _ = command(engine, adapters=())
     assert "adapters" not in bare and "lora" not in bare
-    gpu, _ = command(engine, profiles.get("gpu"))
+    gpu, _ = command(engine, "gpu")
     assert "eager" not in gpu and "len" not in gpu.replace("--model", "")
 
 
@@ -287,8 +275,7 @@ def double(monkeypatch, tmp_path):
     monkeypatch.setattr(assets, "ROOT", tmp_path)
     monkeypatch.setattr(assets, "model_dir", lambda model: tmp_path)
     program = [sys.executable, "-c", DOUBLE]
-    replaced = lambda mood, *_: ([*program, mood, _[-1]], None)  # noqa: E731
-    monkeypatch.setattr(server, "command_of", replaced)
+    monkeypatch.setattr(server, "command_of", lambda mood, *_: ([*program, mood, _[-1]], None))
     return lambda mood, **options: serving.deploy(SMOKE, engine=mood, port=0, **options)
 
 
@@ -298,15 +285,9 @@ def test_the_real_port_comes_from_the_log(double):
         assert [model.id for model in Endpoint(one.url, {}).client().models.list()] == ["base"]
 
 
-@pytest.mark.parametrize(
-    ("mood", "message"),
-    [
-        ("dies", r"dies stopped while starting: ValueError: no room for .*\nWhole log: .*\.log"),
-        ("silent", "did not answer within 2 s"),
-        ("stranger", "did not answer within 2 s"),
-    ],
-)
-def test_a_server_that_does_not_come_up_is_stopped_and_explained(double, mood, message):
-    with pytest.raises(KitError, match=message):
+@pytest.mark.parametrize("mood", ["dies", "silent", "stranger"])
+def test_a_server_that_does_not_come_up_is_stopped_and_explained(double, mood):
+    died = r"dies stopped while starting: ValueError: no room for the model\nWhole log: .*\.log"
+    with pytest.raises(KitError, match=died if mood == "dies" else "did not answer within 2 s"):
         double(mood, timeout=2).__enter__()
     assert not [p for p in psutil.Process().children(recursive=True) if mood in p.cmdline()]

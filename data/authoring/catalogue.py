@@ -105,12 +105,13 @@ def _named(entries: Any) -> Any:
         named = {str(entry["name"]): entry for entry in entries}
     except (TypeError, KeyError):
         return entries
-    check(len(named) == len(entries), "two have the same name")
+    check(len(named) == len(entries), "two entries have the same name")
     return named
 
 
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
 Plain = Annotated[str, StringConstraints(pattern=r"^[^{}]+$")]  # no {name}
+Thought = Annotated[str, StringConstraints(pattern=r"^([^{}]|\{tool\})+$")]
 _listed = BeforeValidator(lambda one: [one] if isinstance(one, str) else one)
 _text = BeforeValidator(lambda one: {"text": one} if isinstance(one, str) else one)
 Texts = Annotated[list[Text], Field(min_length=1), _listed]
@@ -232,9 +233,8 @@ class Tool(Entry):
             try_text(request.text, values, f"requests[{number}]")
             given = {name: values[name] for name in names_in(request.text)} | request.fixed
             check_schema(given, schema, f"requests[{number}]")
-            sayable = set(given) | set(self.result)
-            answered = any(names_in(answer) <= sayable for answer in self.answers)
-            check(answered, f"answers: none can be filled after {request.text!r}")
+            fit = [one for one in self.answers if names_in(one) <= {*given, *self.result}]
+            check(fit, f"answers: none can be filled after {request.text!r}")
         for key, form in self.result.items():
             try_text(form, needed, f"result.{key}")
             values.setdefault(key, draw(form, random.Random(0), values, "en"))
@@ -244,8 +244,7 @@ class Tool(Entry):
             check(states, f"answers[{number}]: states no result field that is drawn")
         for entry in self.missing:
             try_text(entry.text, values, "missing.text")
-            said = {name: values[name] for name in names_in(entry.text)}
-            try_text(entry.ask, said, "missing.ask")
+            try_text(entry.ask, {name: 0 for name in names_in(entry.text)}, "missing.ask")
             lacks = set(needed) - names_in(entry.text)
             check(lacks, f"missing.text: {entry.text!r} lacks no required parameter")
         for entry in self.errors:
@@ -322,40 +321,41 @@ class Chat(Entry):
     not_with: list[str] = []
 
 
-Chats = Annotated[list[Chat], Field(min_length=1)]
+class Chats(Entry):
+    """A file of chats, or an entry that has some."""
+
+    chat: Annotated[list[Chat], Field(min_length=1)]
 
 
 class Phrases(Entry):
     """Small texts between the others, in one language."""
 
-    thought: Texts
-    next: Texts
+    thought: Annotated[list[Thought], Field(min_length=1)]
+    next: Annotated[list[Thought], Field(min_length=1)]
     opener: Texts
     follow_up: list[str]  # "" for none
     refuse: Texts
 
 
 def read(path: Path, kind: Any) -> Any:
-    """A YAML file as `kind` (a model, or a type of models).
-
-    Raises ValueError: a line for each mistake, with file, entry (by name) and field.
-    """
+    """A YAML file as `kind`. Raises ValueError: a line for each mistake, with its place."""
     try:
         content = yaml.load(path.read_text("utf-8"), Loader=yaml.CSafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise ValueError(f"{path.name}: not readable as YAML: {problem}") from None
-    pools = (content.get("pools") if isinstance(content, dict) else None) or {}
-    context = {"file": path.name, "pools": pools}
+    pools = content.get("pools") if isinstance(content, dict) else None
+    context = {"file": path.name, "pools": pools if isinstance(pools, dict) else {}}
     try:
         return pydantic.TypeAdapter(kind).validate_python(content, context=context)
     except pydantic.ValidationError as problems:
         lines = []
         for error in problems.errors():
             place, problem = ", ".join(map(str, error["loc"])), error["msg"]
+            problem = problem.removeprefix("Value error, ")
             if error["type"] not in ("missing", "value_error"):
-                problem += f", found {error['input']!r:.80}; quote a text that holds a colon"
-            lines.append(f"{path.name}: {place}: {problem.removeprefix('Value error, ')}")
+                problem += f", found {error['input']!r:.80}"
+            lines.append(": ".join(filter(None, (path.name, place, problem))))
         raise ValueError("\n".join(lines)) from None
 
 
@@ -368,7 +368,8 @@ def load(folder: Path = FOLDER) -> dict[str, tuple]:
             first = owner.setdefault(name, path.name)
             check(first == path.name, f"{path.name}: tools, {name}: is in {first} too")
         if domain.language not in books:
-            chat = read(folder / f"{domain.language}_chat.yaml", dict[str, Chats])["chat"]
-            books[domain.language] = ([], chat, phrases[domain.language])
+            chats = read(folder / f"{domain.language}_chat.yaml", Chats)
+            check(domain.language in phrases, f"phrases.yaml: nothing for {domain.language}")
+            books[domain.language] = ([], chats.chat, phrases[domain.language])
         books[domain.language][0].append(domain)
     return books

@@ -16,8 +16,7 @@ from catalogue import Chain, Chat, Domain, Phrases, Request, Tool, names_in, sub
 
 from helpers.ms_agent import render_tools
 
-# Shares in percent
-LANGUAGES = {"en": 60, "zh": 40}
+LANGUAGES = {"en": 60, "zh": 40}  # percent, as the next two
 KINDS = {"single": 58, "multi_turn": 12, "chain": 10, "no_tool": 10, "missing": 5, "error": 5}
 # A quarter of the rows has one tool, a quarter two: a chain drawn with one gets its second tool.
 SIZES = {1: 27.5, 2: 22.5, 3: 20, 4: 10, 5: 6, 6: 4, 7: 3, 8: 2, 9: 1, 10: 2.5, 11: 1, 12: 0.5}
@@ -227,7 +226,6 @@ def author_row(number: int, books: dict, rng: random.Random) -> dict:
     scene = Scene(domain, tools_for(domain, item, rng, size), here, chats, phrases, rng)
     turns = getattr(scene, kind)(item)
     if kind != "no_tool" and rng.random() < OPENER_SHARE:
-        user, reply = turns[0]
-        turns[0] = (rng.choice(phrases.opener) + user, reply)
+        turns[0] = (rng.choice(phrases.opener) + turns[0][0], turns[0][1])
     name = f"authored-{language}-{domain.name}-{kind}-{number:06d}"
     return {"id": name, "conversations": conversation(scene, turns)}

@@ -40,8 +40,7 @@ def general_rows(folder: Path = HERE / "general") -> tuple[list[dict], list[dict
         for stem, content in files.items():
             language, topic = stem.split("_", 1)
             for number, turns in enumerate(getattr(content, split), 1):
-                where = f"{stem}.yaml: {split}, dialogue {number}"
-                check(len(turns) % 2 == 0, f"{where}: a question without an answer")
+                check(len(turns) % 2 == 0, f"{stem}.yaml: {split}, {number}: lacks an answer")
                 key = f"{split}-{language}-{topic.replace('_', '-')}-{number:02}"
                 if topic == "self_cognition":
                     row = {"id": key, "query": turns[0], "response": turns[1], "tag": language}
@@ -55,28 +54,28 @@ def general_rows(folder: Path = HERE / "general") -> tuple[list[dict], list[dict
 
 
 def report(path: Path) -> str:
-    """The counts of a file of authored dialogues, as Markdown tables."""
+    """The counts of a file of authored dialogues, as a Markdown table."""
     tables = {name: Counter() for name in ("language", "kind", "tools in the prompt", "domain")}
     rows, offered, called = read_jsonl(path), [], []
     for row in rows:
-        ours = str(row.get("id")).count("-") == 4 and "conversations" in row
-        check(ours, f"{path}: row {row.get('id')!r} is no authored dialogue")
+        known = "conversations" in row and str(row.get("id")).count("-") == 4
+        check(known, f"{path}: {row.get('id')!r} is no authored dialogue")
         system, *texts = (turn["value"] for turn in row["conversations"])
         _, language, domain, kind, _ = row["id"].split("-")
         names = re.findall(r"^\d+\. (\S+): Call this tool", system, re.M)
         offered += names
         called += re.findall(r"^Action: (.+)$", "\n".join(texts), re.M)
-        keys = (language, kind, f"{len(names):2d}", f"{language} {domain}")
+        keys = (language, kind, len(names), f"{language} {domain}")
         for counts, key in zip(tables.values(), keys):
             counts[key] += 1
     lines = [
         f"{len(rows):,} rows, {path.stat().st_size / 1e6:.2f} MB; {len(called):,} calls of "
-        f"{len(set(called))} tools, of {len(set(offered))} in {len(tables['domain'])} domains."
+        f"{len(set(called))} of the {len(set(offered))} tools, {len(tables['domain'])} domains.",
+        "\n| | rows |\n|---|---|",
     ]
     for title, counts in tables.items():
-        lines += ["", f"| {title} | rows | share |", "|---|---:|---:|"]
-        for name, count in sorted(counts.items()):
-            lines.append(f"| {name} | {count:,} | {100 * count / len(rows):.1f} % |")
+        found = ", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items()))
+        lines.append(f"| {title} | {found} |")
     return "\n".join(lines)
 
 

@@ -1,10 +1,11 @@
-"""Record what a model is asked and answers, and make training rows of it.
+"""Record what a model is asked and answers, and make canonical rows of it.
 
 python -m helpers.record proxy --to http://127.0.0.1:8000/v1 --port 8900 --out recordings.jsonl
 python -m helpers.record rows recordings.jsonl --out rows.jsonl
 """
 
 import argparse
+import json
 import sys
 import threading
 
@@ -14,9 +15,8 @@ from helpers.record import proxy, rows
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 with one line on what went wrong."""
-    text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("helpers.record", description=__doc__, formatter_class=text)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser("python -m helpers.record")
+    commands = parser.add_subparsers(required=True, dest="command")
     record = commands.add_parser("proxy", help="pass requests on and keep them, until Ctrl-C")
     record.add_argument("--to", required=True, help="the server's address, ending in /v1")
     record.add_argument("--port", type=int, default=8900, help="0 takes a free port")
@@ -29,16 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if asked.command == "rows":
             report = rows.convert(asked.recordings, asked.out, asked.source)
-            print(", ".join(f"{report[key]:,} {key}" for key in ("recordings", "rows", "turns")))
-            print(f"{sum(report['rejected'].values()):,} recordings rejected")
-            for reason, count in report["rejected"].items():
-                print(f"{count:10,}  {reason}")
+            print(json.dumps(report, indent=1, ensure_ascii=False))
             return 0
         with proxy.recording(asked.to, asked.out, port=asked.port) as url:
-            print(
-                f"{url} passes on to {asked.to}, records into {asked.out}; Ctrl-C ends it",
-                flush=True,
-            )
+            print(f"{url} passes on to {asked.to} and keeps chats in {asked.out}", flush=True)
             threading.Event().wait()
     except KeyboardInterrupt:
         return 0

@@ -1,18 +1,17 @@
-"""Read AgentFabric's prompts back: the inverse of `agentfabric.first_request`.
-
-What is read is rendered again and has to give the same bytes; else it is not AgentFabric's.
-"""
+"""Read AgentFabric's prompts back: the inverse of `agentfabric.first_request`."""
 
 import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from helpers.agentfabric import Unreadable, describe_tool, query_prefix, system_prompt, tools_block
+from helpers.agentfabric import Unreadable, query_prefix, system_prompt, tools_block
 
-WORDINGS = ("0.7.2", "0.7.1")
-_TOOL = re.compile(r"(.+?): \1 API(?:。|\. )(.*?) (?:输入参数|Parameters): (?=\{)", re.S)
-_TOOL_END = " Format the arguments as a JSON object."
+_TOOL = re.compile(
+    r"(.+?): \1 API(?:。|\. )(.*?) (?:输入参数|Parameters): (\{.*?\})"
+    r" Format the arguments as a JSON object\.(?:\n\n|$)",
+    re.S,
+)
 
 
 @dataclass(frozen=True)
@@ -27,27 +26,23 @@ class Prompt:
 
 
 def read_system(text: str) -> Prompt:
-    """The parts of a system message, in any language and wording. Unreadable: not AgentFabric's."""
-    for language in ("zh", "en"):
-        for wording in WORDINGS:
-            if found := _pattern(language, wording).fullmatch(text):
-                tools, knowledge = _read_tools(found["lines"]), found["knowledge"]
-                prompt = Prompt(tools, found["instruction"], language, wording, knowledge)
-                parts = {"wording": wording, "knowledge": knowledge}
-                if system_prompt(tools, prompt.instruction, language, **parts) == text:
-                    return prompt
+    """The parts of a system message. Written again, they give the same bytes; else Unreadable."""
+    for language, wording in [("zh", "0.7.2"), ("zh", "0.7.1"), ("en", "0.7.2"), ("en", "0.7.1")]:
+        if found := _pattern(language, wording).fullmatch(text):
+            tools, instruction = _read_tools(found["tools"]), found["instruction"]
+            parts = {"wording": wording, "knowledge": found["knowledge"]}
+            if system_prompt(tools, instruction, language, **parts) == text:
+                return Prompt(tools, instruction, language, **parts)
     raise Unreadable("the system message is not AgentFabric's")
 
 
 @lru_cache
 def _pattern(language: str, wording: str) -> re.Pattern:
-    """A system message as a pattern: written with marks, which groups then replace."""
-    block = tools_block("", "", language, wording)
+    """A system message as a pattern: it is written with marks, which become groups."""
     text = system_prompt([], "\1", language, wording=wording, knowledge="\0")
-    head, tail = map(re.escape, text.split(block))
-    block = re.escape(tools_block("\2", "\3", language, wording))
-    pattern = f"(?:{head})?{block}{tail}"
-    groups = ["(?P<knowledge>.*?)", "(?P<instruction>.*)", "(?P<lines>.*?)", ".*?"]
+    head, tail = map(re.escape, text.split(tools_block("", "", language, wording)))
+    pattern = f"(?:{head})?" + re.escape(tools_block("\2", "\3", language, wording)) + tail
+    groups = ("(?P<knowledge>.*?)", "(?P<instruction>.*)", "(?P<tools>.*?)", ".*?")
     for mark, group in zip("\0\1\2\3", groups):
         pattern = pattern.replace(mark, group)
     return re.compile(pattern, re.S)
@@ -55,31 +50,24 @@ def _pattern(language: str, wording: str) -> re.Pattern:
 
 def _read_tools(lines: str) -> list[dict]:
     """The tools of the prompt's tool lines, as OpenAI function schemas."""
-    tools, at = [], 0
-    while at < len(lines):
-        found = _TOOL.match(lines, at)
+    tools = []
+    for name, description, schema in _TOOL.findall(lines):
+        function = {"name": name, "description": description}
         try:
-            schema, at = json.JSONDecoder().raw_decode(lines, found.end())
-        except (AttributeError, ValueError, RecursionError):
-            raise Unreadable("a tool's line cannot be read") from None
-        function = {"name": found[1], "description": found[2], "parameters": schema}
+            function["parameters"] = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise Unreadable("a tool's parameters are not JSON") from None
         tools.append({"type": "function", "function": function})
-        if describe_tool(tools[-1]) != lines[found.start() : at] + _TOOL_END:
-            raise Unreadable("a tool's line cannot be read")
-        at += len(_TOOL_END) + len("\n\n")
     return tools
 
 
 def read_query(text: str, prompt: Prompt) -> tuple[str, str]:
-    """(role, query) of a first request's user message; "" where the prefix names no role.
-
-    Raises:
-        Unreadable: no such prefix, or uploaded files, which rows have no room for.
-    """
-    parts = {"knowledge": bool(prompt.knowledge)}
-    bare = re.escape(query_prefix(prompt.tools, prompt.language, **parts))
-    named = re.escape(query_prefix(prompt.tools, prompt.language, role="\0", **parts))
-    found = re.match(f"{bare}|{named.replace(chr(0), '(.+?)')}", text, re.S)
+    """(role, query) of a first request's user message; "" where the prefix names no role. Unreadable:
+    no such prefix, or uploaded files, for which rows have no room."""
+    parts = {"language": prompt.language, "knowledge": bool(prompt.knowledge)}
+    bare = re.escape(query_prefix(prompt.tools, **parts))
+    named = re.escape(query_prefix(prompt.tools, role="\0", **parts)).replace("\0", "(.+?)")
+    found = re.match(f"{bare}|{named}", text, re.S)
     if not found:
         raise Unreadable("the user message has no prefix of AgentFabric's")
     query = text[found.end() :]

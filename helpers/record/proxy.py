@@ -5,7 +5,7 @@ A streamed reply is put together. Headers, and with them keys, are never kept.
 """
 
 import json
-import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,44 +21,37 @@ from starlette.routing import Route
 
 from helpers.assets import KitError
 
+TIMEOUT = httpx.Timeout(300, connect=10)  # seconds without a byte from the server
 LOCAL = ("http://127.0.0.1", "http://localhost")
-NOT_PASSED_ON = {"host", "connection", "content-length", "transfer-encoding"}
-NOT_PASSED_ON |= {"content-encoding", "accept-encoding"}
-BROKEN_OFF = {"error": "the reply broke off"}
+OF_ONE_CONNECTION = {"host", "connection", "content-length", "transfer-encoding"}
+OF_ONE_CONNECTION |= {"content-encoding", "accept-encoding"}
 
 
-def application(to: str, out: Path, timeout: float = 300) -> Starlette:
-    """The recorder as a web application.
-
-    Args:
-        to: the server's address, ending in /v1.
-        out: the .jsonl file; lines are added to it.
-        timeout: seconds without a byte from the server until a request counts as failed.
-    """
-    waits = httpx.Timeout(timeout, connect=10)
+def application(to: str, out: Path) -> Starlette:
+    """The recorder as a web application; for `to` and `out` see `recording`."""
     # a proxy named in the environment cannot reach a server on this machine
-    client = httpx.AsyncClient(timeout=waits, trust_env=not to.startswith(LOCAL))
+    client = httpx.AsyncClient(timeout=TIMEOUT, trust_env=not to.startswith(LOCAL))
 
     async def forward(request: Request) -> Response:
-        body, path = await request.body(), request.path_params["path"]
+        body, url = await request.body(), f"{to.removesuffix('/')}/{request.path_params['path']}"
 
-        def keep(status: int, reply: object) -> None:
-            if path.endswith("chat/completions"):
-                _add_line(out, {"request": _json(body), "reply": reply, "status": status})
+        def keep(reply: object, status: int) -> None:
+            if url.endswith("/chat/completions"):
+                now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+                line = {"time": now, "request": _json(body), "reply": reply, "status": status}
+                text = json.dumps(line, ensure_ascii=False) + "\n"
+                # one write at the file's end, so that replies that end together do not mix
+                with open(out, "ab", buffering=0) as file:
+                    file.write(text.encode("utf-8", "backslashreplace"))
 
-        sent = client.build_request(
-            request.method,
-            f"{to.removesuffix('/')}/{path}",
-            params=request.query_params,
-            headers=_passed_on(request.headers),
-            content=body,
-        )
+        asked = {"params": request.query_params, "headers": _passed_on(request.headers)}
+        sent = client.build_request(request.method, url, **asked, content=body)
         try:
             reply = await client.send(sent, stream=True)
         except httpx.HTTPError as error:
             reason = f"the recorder got no answer from {to} ({error!r}): is that server running?"
             failed = {"error": {"message": reason, "type": "recorder", "code": 502}}
-            keep(502, failed)
+            keep(failed, 502)
             return JSONResponse(failed, 502)
         return StreamingResponse(_pass(reply, keep), reply.status_code, _passed_on(reply.headers))
 
@@ -72,7 +65,7 @@ def application(to: str, out: Path, timeout: float = 300) -> Starlette:
 
 
 def _passed_on(headers) -> dict:
-    return {key: value for key, value in headers.items() if key not in NOT_PASSED_ON}
+    return {key: value for key, value in headers.items() if key not in OF_ONE_CONNECTION}
 
 
 async def _pass(reply: httpx.Response, keep: Callable) -> AsyncIterator[bytes]:
@@ -84,19 +77,9 @@ async def _pass(reply: httpx.Response, keep: Callable) -> AsyncIterator[bytes]:
             yield chunk
         complete = True
     finally:
-        keep(reply.status_code, whole_reply(passed) if complete else BROKEN_OFF)
+        kept = whole_reply(passed) if complete else {"error": "the reply broke off"}
+        keep(kept, reply.status_code)
         await reply.aclose()
-
-
-def _add_line(out: Path, line: dict) -> None:
-    """One write on a file opened for appending, so that replies that end together do not mix."""
-    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **line}
-    text = json.dumps(line, ensure_ascii=False) + "\n"
-    file = os.open(out, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, text.encode("utf-8", "backslashreplace"))
-    finally:
-        os.close(file)
 
 
 def _json(body: bytes) -> object:
@@ -112,10 +95,8 @@ def whole_reply(body: bytes) -> object:
     if not body.lstrip().startswith(b"data:"):
         return _json(body)
     text, reason = "", None
-    for line in body.splitlines():
-        event = _json(line.removeprefix(b"data:").strip())
-        if not line.startswith(b"data:") or not isinstance(event, dict):
-            continue
+    events = [_json(line[5:].strip()) for line in body.splitlines() if line.startswith(b"data:")]
+    for event in (event for event in events if isinstance(event, dict)):
         if "error" in event:
             return event
         for choice in (event.get("choices") or [])[:1]:
@@ -126,12 +107,10 @@ def whole_reply(body: bytes) -> object:
 
 
 @contextmanager
-def recording(to: str, out: str | Path, *, port: int = 0, timeout: float = 300) -> Iterator[str]:
-    """Record for the length of the block; yields the address for clients. Port 0 takes a free one.
-
-    Raises:
-        KitError: the port is in use, `to` is no address, or the file cannot be written.
-    """
+def recording(to: str, out: str | Path, *, port: int = 0) -> Iterator[str]:
+    """Record for the length of the block what the server at `to` (an address that ends in /v1) is
+    asked: lines are added to `out`. Yields the address for clients; port 0 takes a free one.
+    KitError: the port is in use, `to` is no address, or the file cannot be written."""
     out = Path(out)
     if not to.startswith(("http://", "https://")):
         raise KitError(f"{to!r} is no address; give one such as http://127.0.0.1:8000/v1")
@@ -140,7 +119,7 @@ def recording(to: str, out: str | Path, *, port: int = 0, timeout: float = 300) 
         open(out, "ab").close()
     except OSError as error:
         raise KitError(f"cannot write {out}: {error.strerror}") from None
-    with serving(application(to, out, timeout), port) as address:
+    with serving(application(to, out), port) as address:
         yield f"{address}/v1"
 
 
@@ -148,21 +127,16 @@ def recording(to: str, out: str | Path, *, port: int = 0, timeout: float = 300) 
 def serving(app: Starlette, port: int = 0) -> Iterator[str]:
     """Serve a web application on 127.0.0.1, in a thread, for the length of the block; yields its
     address. KitError: the port is in use."""
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=5
-    )
     try:
-        socket = config.bind_socket()
-    except SystemExit:  # uvicorn's answer to a port in use
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError:
         raise KitError(f"port {port} is in use; choose another, or 0 for a free one") from None
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([socket],), daemon=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=15)
-        socket.close()
+        listening.close()

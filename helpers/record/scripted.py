@@ -1,7 +1,6 @@
 """A scripted teacher: an OpenAI-compatible server that replies from a script. It is no model.
 
-It answers the requests that it knows, word for word, and refuses all others. Whoever gets an answer
-has sent, byte for byte, what the script holds.
+It refuses all other requests: who gets an answer has sent, byte for byte, what the script holds.
 """
 
 import json
@@ -21,12 +20,9 @@ NAME = "scripted-teacher"
 
 
 def script_of(rows: Iterable[dict]) -> dict[str, str]:
-    """Canonical rows → {request's messages as JSON text: reply}.
-
-    Raises:
-        ValueError: two rows answer one request differently.
-    """
-    script: dict[str, str] = {}
+    """Canonical rows → {a request's messages as JSON text: the reply}. ValueError: two rows answer
+    one request differently."""
+    script = {}
     for row in rows:
         for messages, reply in requests_of(row):
             reply = reply if isinstance(reply, str) else render_call(**reply)
@@ -49,30 +45,22 @@ def scripted_teacher(script: dict[str, str]) -> Iterator[str]:
         if asked.get("stream"):
             return StreamingResponse(_events(reply), media_type="text/event-stream")
         message = {"role": "assistant", "content": reply}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return JSONResponse(_body("chat.completion", choice))
+        return JSONResponse(_body("chat.completion", message=message, finish_reason="stop"))
 
-    async def models(_: Request) -> Response:
-        model = {"id": NAME, "object": "model", "created": 0, "owned_by": "agentfabric-kit"}
-        return JSONResponse({"object": "list", "data": [model]})
-
-    routes = [
-        Route("/v1/chat/completions", complete, methods=["POST"]),
-        Route("/v1/models", models),
-    ]
+    routes = [Route("/v1/chat/completions", complete, methods=["POST"])]
     with serving(Starlette(routes=routes)) as address:
         yield f"{address}/v1"
 
 
-def _body(kind: str, choice: dict) -> dict:
-    return {"id": "scripted", "object": kind, "created": 0, "model": NAME, "choices": [choice]}
+def _body(kind: str, **choice) -> dict:
+    head = {"id": "scripted", "object": kind, "created": 0, "model": NAME}
+    return {**head, "choices": [{"index": 0, **choice}]}
 
 
 def _events(reply: str) -> Iterator[bytes]:
     """The reply as server-sent events, 40 characters at a time."""
-    parts = [{"content": reply[at : at + 40]} for at in range(0, len(reply), 40)]
-    for delta in [*parts, {}]:
-        choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
-        event = json.dumps(_body("chat.completion.chunk", choice))
-        yield f"data: {event}\n\n".encode()
+    parts = [({"content": reply[at : at + 40]}, None) for at in range(0, len(reply), 40)]
+    for delta, reason in [*parts, ({}, "stop")]:
+        event = _body("chat.completion.chunk", delta=delta, finish_reason=reason)
+        yield f"data: {json.dumps(event)}\n\n".encode()
     yield b"data: [DONE]\n\n"

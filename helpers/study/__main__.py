@@ -15,8 +15,7 @@ from helpers.study.run import folder_of, run_study
 def main(arguments: list[str] | None = None) -> int:
     """The command line: 1 with a message where a run failed, 130 where it was interrupted."""
     parser = argparse.ArgumentParser("python -m helpers.study", description=__doc__)
-    standard = os.environ.get("KIT_PROFILE", "laptop")
-    parser.add_argument("--study", default=standard, help=", ".join(STUDIES))
+    parser.add_argument("--study", default=os.environ.get("KIT_PROFILE", "laptop"))
     parser.add_argument("--arms", nargs="+", default=(), choices=TRAINED)
     parser.add_argument("--seeds", nargs="+", default=(), type=int)
     parser.add_argument("--keep", action="store_true", help="maintainers: copy to data/runs")

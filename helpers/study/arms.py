@@ -25,8 +25,8 @@ SCORERS = ("episodes", "bfcl", "tokens", "answers", "identity")  # of `scorers.S
 class Arm:
     """One arm: how its training rows look, and what it changes in the study's recipe.
 
-    addition: share of its rows that come from the addition set. general: share of general chat, and
-    self_cognition: share of the general chat that asks the model who it is.
+    addition, general: the shares of its rows from the addition set, and of general chat.
+    self_cognition: the share of the general chat that asks the model who it is.
     """
 
     name: str
@@ -95,11 +95,10 @@ STUDIES = {
 
 def profile_of(study: Study, name: str, seed: int) -> Profile:
     """The profile that an arm trains and is scored with; without a recipe for `BASE`."""
+    arm, profile = ARMS[name], study.profile
     if name == BASE:
-        return replace(study.profile, recipe={})
-    arm = ARMS[name]
-    recipe = {**study.profile.recipe, **arm.recipe}
-    return replace(study.profile, seed=seed, format=arm.format, recipe=recipe)
+        return replace(profile, recipe={})
+    return replace(profile, seed=seed, format=arm.format, recipe=profile.recipe | arm.recipe)
 
 
 def settings_of(study: Study, name: str, seed: int) -> dict:

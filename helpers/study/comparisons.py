@@ -1,6 +1,6 @@
 """The study's claims as paired comparisons: two arms, or two ways to ask one, on the same cases."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,7 @@ MARGIN = {"general_loss": 0.1}  # what counts as "no worse", in nats per token; 
 _THERE = {"native": " in its own prompt", "answer": " in the assistant turn"}
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A claim: the left (arm, metric) is "more", "less" or "no worse" than the right one."""
 
     hypothesis: str
@@ -31,7 +30,7 @@ class Comparison:
 
 
 def _each(hypothesis: str, left: str, expected: str, right: str, *metrics: str) -> list[Comparison]:
-    """The same claim on each metric."""
+    """The same claim for each metric."""
     return [Comparison(hypothesis, (left, one), expected, (right, one)) for one in metrics]
 
 
@@ -99,10 +98,8 @@ def bootstrap(differences: np.ndarray, level: float = 0.95) -> tuple[float, floa
     """The percentile interval of the mean of a seeds × cases array, from 20,000 draws of seeds and
     of cases with replacement (with a fixed random seed)."""
     rng = np.random.default_rng(0)
-    seeds, cases = (  # how often each was drawn, as weights
-        rng.multinomial(n, np.full(n, 1 / n), size=20_000) / n for n in differences.shape
-    )
-    means = (seeds @ differences * cases).sum(axis=1)
+    weights = [rng.multinomial(n, np.full(n, 1 / n), size=20_000) / n for n in differences.shape]
+    means = (weights[0] @ differences * weights[1]).sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

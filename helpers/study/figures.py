@@ -35,20 +35,16 @@ def draw_all(records: list[dict], folder: Path, name: str) -> list[Path]:
     run = {record["arm"] for record in records}
     wanted = [title for title, (_, arms) in ABLATIONS.items() if set(arms) <= run]
     drawn |= {title: ablation(records, title) for title in wanted}
-    paths = []
-    for title, figure in drawn.items():
-        paths.append(plots.save(figure, folder / f"study_{name}_{title}.png"))
-        plt.close(figure)
-    return paths
+    plt.close("all")
+    paths = {folder / f"study_{name}_{title}.png": figure for title, figure in drawn.items()}
+    return [plots.save(figure, path) for path, figure in paths.items()]
 
 
 def by_step(records: list[dict]) -> plt.Figure:
-    """Success rate and exact first calls by step, a panel per arm: a thin line per seed, their
-    mean, and the 95 % Wilson interval for the number of cases."""
+    """Success rate and exact first calls by step, a panel per arm. Thin lines are seeds."""
     lines = frame(records)
     arms = [arm for arm in dict.fromkeys(lines.arm) if arm != BASE]
-    columns = min(4, len(arms))
-    rows = -(-len(arms) // columns)
+    rows, columns = -(-len(arms) // 4), min(4, len(arms))
     size = (3.1 * columns, 2.5 * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, squeeze=False)
     for axis, arm in zip(axes.flat, arms):
@@ -60,8 +56,7 @@ def by_step(records: list[dict]) -> plt.Figure:
         axis.axis("off")
     axes[0, 0].set(ylim=(-0.03, 1.03), ylabel="share of cases")
     axes[0, 0].legend(frameon=False, fontsize=8)
-    cases = int(lines[lines.metric == "success"].n.iloc[0])
-    about = f"{cases} held-out cases, the same for all · synthetic data"
+    about = f"{lines[lines.metric == 'success'].n.iloc[0]} held-out cases · synthetic data"
     figure.supxlabel(f"optimizer step (0: the base model) · {about}", fontsize=9)
     figure.tight_layout()
     return figure
@@ -87,8 +82,7 @@ def forest(records: list[dict]) -> plt.Figure:
     axis.axvline(0, color="black", lw=0.8)
     names = table.hypothesis.str.split(":").str[0] + "  " + table.claim + ": " + table.metric
     axis.set_yticks(range(len(table)), names, fontsize=8)
-    about = "left side minus right (losses in nats per token), with 95 % interval"
-    axis.set_xlabel(f"paired difference, {about}")
+    axis.set_xlabel("left side minus right (losses in nats per token), with 95 % interval")
     found = {name: colour for name, colour in VERDICTS.items() if name in set(table.verdict)}
     handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in found.items()]
     axis.legend(handles=handles, frameon=False, fontsize=8, loc="best")
@@ -96,8 +90,7 @@ def forest(records: list[dict]) -> plt.Figure:
 
 
 def ablation(records: list[dict], title: str) -> plt.Figure:
-    """Four metrics at the last step of arms that differ in one setting (a key of ABLATIONS), with
-    95 % Wilson intervals."""
+    """Four metrics at the last step of arms that differ in one setting, a key of ABLATIONS."""
     lines, (setting, arms) = last_step(frame(records)), ABLATIONS[title]
     recipes = {record["arm"]: record["manifest"].get("recipe", {}) for record in records}
     figure, axes = plt.subplots(1, len(ABLATED), figsize=(11, 2.9), sharey=True)
@@ -124,8 +117,7 @@ def _point(axis: plt.Axes, place: int, part: pd.DataFrame, colour: str = BLUE) -
 
 
 def answer_loss(records: list[dict]) -> plt.Figure:
-    """The loss of the gold answers behind the gold calls and observations, which stand in either
-    turn, at the last step of every arm but the learning rates'; a small mark per seed."""
+    """Loss of the gold answers (`scorers.score_answers`) at the last step; small marks: seeds."""
     lines = last_step(frame(records))
     lines = lines[~lines.arm.str.contains("_lr_")]
     arms = list(dict.fromkeys(lines.arm))[::-1]
@@ -136,8 +128,7 @@ def answer_loss(records: list[dict]) -> plt.Figure:
         mean = part.groupby("arm").rate.mean()
         axis.plot(mean, mean.index.map(arms.index), mark, color=colour, ms=8, label=label)
     axis.set_yticks(range(len(arms)), arms)
-    about = "nats per token (less is better); its call and observation stand …"
-    axis.set_xlabel(f"loss of the gold answer, {about}")
+    axis.set_xlabel("loss of the gold answer, nats per token; its call and observation stand …")
     axis.legend(frameon=False, fontsize=8)
     return figure
 
@@ -158,8 +149,7 @@ def one_in_ten(records: list[dict]) -> plt.Figure:
 
 
 def ten_episodes(verdicts: list[float], draws: int = 1000, seed: int = 0) -> plt.Figure:
-    """How many of ten episodes succeed if ten cases are drawn again and again: what one such count
-    can say."""
+    """How many of ten episodes succeed, if ten cases are drawn again and again."""
     rng = np.random.default_rng(seed)
     counts = [int(sum(rng.choice(verdicts, 10, replace=False))) for _ in range(draws)]
     figure, axis = plt.subplots(figsize=(7, 2.6))

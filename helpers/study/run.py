@@ -32,9 +32,7 @@ def run_study(
     study: Study, records: Path, arms: tuple = (), seeds: tuple = (), root: str | Path = "runs"
 ) -> None:
     """Make every run that has no record yet: seed by seed, so that all arms can be compared early.
-
-    Raises KitError as `train.finetune` does; what was made is kept.
-    """
+    Raises KitError as `train.finetune` does; what was made is kept."""
     profiles.check_device(study.profile)
     jobs = [(arm, seed) for seed in seeds or study.seeds for arm in arms or study.arms]
     missing = [job for job in jobs if not is_recorded(study, *job, records)]
@@ -72,9 +70,7 @@ def run_base(study: Study, records: Path) -> Path:
 
 def run_arm(study: Study, arm: str, seed: int, records: Path, root: str | Path = "runs") -> Path:
     """Train one arm in `<root>/<study's profile>/<arm>-<seed>/`, score it, keep its record.
-
-    Raises KitError: as `train.finetune`, or the source has too few rows.
-    """
+    Raises KitError: as `train.finetune`, or the source has too few rows."""
     profile, data = profile_of(study, arm, seed), rows_of(study, arm, seed)
     run = train.finetune(profile, f"{profile.name}/{arm}-{seed}", data=data, root=root)
     base = tables.read_record(records / f"{BASE}-0.json.gz")
@@ -90,26 +86,16 @@ def _scored(study: Study, arm: str, seed: int, run: train.Run, records: Path, wo
     scores = evaluate.score_run(run, profile, scorers, workers)
     facts = {"number_format": profiles.dtype_of(profile), **train.environment()}
     log = plots.training_frame(run.log()).reset_index().to_json(orient="columns")
-    record = {
-        "arm": arm,
-        "seed": seed,
-        **settings_of(study, arm, seed),
-        "manifest": run.manifest() if run.finished else facts,
-        "log": json.loads(log),
-        "scores": [score for score in scores if score["step"] or arm == BASE],
-    }
-    return write_record(records / f"{arm}-{seed}.json.gz", record)
+    record = {"arm": arm, "seed": seed, **settings_of(study, arm, seed)}
+    record |= {"manifest": run.manifest() if run.finished else facts, "log": json.loads(log)}
+    record["scores"] = [score for score in scores if score["step"] or arm == BASE]
+    text = json.dumps(record, ensure_ascii=False).replace(f"{ROOT}/", "")  # no path of this machine
+    with whole_file(records / f"{arm}-{seed}.json.gz") as part:
+        part.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))  # nor the time
+    return records / part.name
 
 
 def is_recorded(study: Study, arm: str, seed: int, records: Path) -> bool:
     """Whether that run has a record, made at the study's present size and settings."""
     path, settings = records / f"{arm}-{seed}.json.gz", settings_of(study, arm, seed)
     return path.exists() and settings.items() <= tables.read_record(path).items()
-
-
-def write_record(path: Path, record: dict) -> Path:
-    """Write a record: no path of this machine and no time in it, so equal runs give equal bytes."""
-    text = json.dumps(record, ensure_ascii=False).replace(f"{ROOT}/", "")
-    with whole_file(path) as part:
-        part.write_bytes(gzip.compress(text.encode("utf-8"), mtime=0))
-    return path

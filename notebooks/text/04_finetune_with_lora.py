@@ -16,16 +16,17 @@
 #
 # **You will do:** fine-tune the small model to call tools, and watch its loss while it learns.
 #
-# **You will learn:** what a recipe is, which of the original hyperparameters change on two CPU cores and
-# why, and what a run leaves behind.
+# **You will learn:** what a recipe is, which of the original hyperparameters change on two CPU
+# cores and why, and what a run leaves behind.
 #
 # **You will need:** 1 min, 1.0 GB on two CPU cores. You can interrupt the training; it resumes.
 
 # %% [markdown]
 # ## 1 · The recipe
 #
-# Training is done by **ms-swift**. A recipe is the list of its settings. **Expect** two columns: what
-# document 001 used for Qwen-7B-Chat on eight GPUs, under today's names, and what this profile uses.
+# Training is done by **ms-swift**. A recipe is the list of its settings. **Expect** two columns:
+# what document 001 used for Qwen-7B-Chat on eight GPUs, under today's names, and what this profile
+# uses.
 
 # %%
 import pandas as pd
@@ -46,9 +47,9 @@ pd.DataFrame(profiles.LAPTOP_CHANGES, index=["value", "why"]).T
 # %% [markdown]
 # ## 2 · The data
 #
-# `prepare_data` draws the profile's rows: training rows in *wire* format, a small fixed file for token
-# accuracy, and held-out cases for lesson 05. **Held out means by tool:** no tool of a case stands in any
-# training prompt. **Expect** 0 tools in both.
+# `prepare_data` draws the profile's rows: training rows in *wire* format, a small fixed file for
+# token accuracy, and held-out cases for lesson 05. **Held out means by tool:** no tool of a case
+# stands in any training prompt. **Expect** 0 tools in both.
 
 # %%
 import json
@@ -120,14 +121,15 @@ log = [
 #
 # ## 4 · Train
 #
-# `train.finetune` does the same with all rows. What it adds is plumbing: it keeps the profile beside the
-# run, resumes where it was interrupted, allows one training in a folder at a time, and writes a manifest
-# at the end. It runs in a process of its own, whose memory is free again when it ends.
+# `train.finetune` does the same with all rows. What it adds is plumbing: it keeps the profile
+# beside the run, resumes where it was interrupted, allows one training in a folder at a time, and
+# writes a manifest at the end. It runs in a process of its own, whose memory is free again when it
+# ends.
 #
-# **Expect** a curve that grows: single steps as light points, their moving mean as a line, and rows with
-# tools that the model has never seen. Step 0 is the base model. The loss falls from above 4 to about 1
-# within the first 30 steps, in jumps, because each step is one row. If you interrupt the kernel, run the
-# cell again. If this run exists, it is reused.
+# **Expect** a curve that grows: single steps as light points, their moving mean as a line, and rows
+# with tools that the model has never seen. Step 0 is the base model. The loss falls from above 4 to
+# about 1 within the first 30 steps, in jumps, because each step is one row. If you interrupt the
+# kernel, run the cell again. If this run exists, it is reused.
 
 # %%
 from helpers import plots
@@ -138,13 +140,14 @@ run = train.finetune(profile, watch=watch)
 watch(run.log())
 
 # %% [markdown]
-# Token accuracy is *teacher-forced*: at every position the model is shown the right text so far. It does
-# not say whether the model stops, or whether a whole call is right. Lesson 05 measures that.
+# Token accuracy is *teacher-forced*: at every position the model is shown the right text so far. It
+# does not say whether the model stops, or whether a whole call is right. Lesson 05 measures that.
 
 # %% [markdown]
 # ## 5 · What a run leaves behind
 #
-# **Expect** the recipe, the data, checkpoints, and a manifest that says where every number comes from.
+# **Expect** the recipe, the data, checkpoints, and a manifest that says where every number comes
+# from.
 
 # %%
 paths = [path.relative_to(run.path) for path in run.path.rglob("*")]
@@ -158,8 +161,8 @@ manifest = run.manifest()
 }
 
 # %% [markdown]
-# A checkpoint is small: the base model stays as it is, and LoRA adds two thin matrices to each layer.
-# **Expect** about 20 MB each in the laptop profile.
+# A checkpoint is small: the base model stays as it is, and LoRA adds two thin matrices to each
+# layer. **Expect** about 20 MB each in the laptop profile.
 
 # %%
 sizes = {
@@ -179,19 +182,19 @@ frame = plots.training_frame(run.log())
 frame[["eval_loss", "eval_token_acc"]].dropna().round(3)
 
 # %% [markdown]
-# **If not:** memory ran out (`train.log` in the run's folder ends with *Killed*; close other programs), or the
-# first lesson did not finish making the model.
+# **If not:** memory ran out (`train.log` in the run's folder ends with *Killed*; close other
+# programs), or the first lesson did not finish making the model.
 #
 # ## Exercises
 #
 # 1. *Easy.* Interrupt the training cell (■), then run it again. Where does it resume?
 # 2. *Medium.* Train at the original rate, under a name of its own:
-#    `train.finetune(profiles.get("laptop", recipe={**profile.recipe, "learning_rate": 5e-5}), name="slow")`.
-#    What do 176 steps at that rate achieve? What happens without the `name`?
-# 3. *Hard.* Train `profiles.get("laptop", format="trace")` as `name="trace"` and compare both runs in lesson
-#    05, at equal tokens rather than equal rows.
+#    `train.finetune(profiles.get("laptop", recipe={**profile.recipe, "learning_rate": 5e-5}),
+#    name="slow")`. What do 176 steps at that rate achieve? What happens without the `name`?
+# 3. *Hard.* Train `profiles.get("laptop", format="trace")` as `name="trace"` and compare both runs
+#    in lesson 05, at equal tokens rather than equal rows.
 #
-# **You learned** to fine-tune with one call that survives any interruption, and which numbers of a recipe
-# depend on the machine.
+# **You learned** to fine-tune with one call that survives any interruption, and which numbers of a
+# recipe depend on the machine.
 #
 # Next: [05 · Plot accuracy by step](05_plot_accuracy_by_step.ipynb)

@@ -14,14 +14,14 @@
 # %% [markdown]
 # # 05 · Plot accuracy by step
 #
-# **You will do:** let every checkpoint work through whole episodes with tools it has never seen, and
-# draw how it gets better.
+# **You will do:** let every checkpoint work through whole episodes with tools it has never seen,
+# and draw how it gets better.
 #
-# **You will learn:** the difference between token accuracy and an episode that succeeds, and how much
-# a small number of cases can say.
+# **You will learn:** the difference between token accuracy and an episode that succeeds, and how
+# much a small number of cases can say.
 #
-# **You will need:** 1 min, 1.0 GB on two CPU cores. It uses the run of lesson 04, and trains it first if
-# it is missing.
+# **You will need:** 1 min, 1.0 GB on two CPU cores. It uses the run of lesson 04, and trains it
+# first if it is missing.
 
 # %%
 from helpers import evaluate, profiles, train
@@ -32,8 +32,8 @@ run = train.finetune(profile)
 # %% [markdown]
 # ## 1 · A case
 #
-# A *case* is a held-out question with the call that is right, the result that the tool will give, and
-# the *facts*: what the answer must say and only the result tells. **Expect** one of each.
+# A *case* is a held-out question with the call that is right, the result that the tool will give,
+# and the *facts*: what the answer must say and only the result tells. **Expect** one of each.
 
 # %%
 case = evaluate.case_of(run.cases[0])
@@ -45,8 +45,8 @@ print("facts:   ", case.facts)
 # %% [markdown]
 # ## 2 · An episode, written out
 #
-# An *episode* is one question put to the model through AgentFabric's loop: ask; if the reply holds a
-# call, run the tool and ask again; else the reply is the answer.
+# An *episode* is one question put to the model through AgentFabric's loop: ask; if the reply holds
+# a call, run the tool and ask again; else the reply is the answer.
 
 # %%
 from helpers.agentfabric import cut_at_stop, first_request, next_request, read_calls
@@ -71,8 +71,8 @@ def play(case, ask):
 # %% [markdown]
 # ## 3 · Success, written out
 #
-# An episode is a **success** if the model makes exactly the right calls in order, repeats none, stops
-# by itself, and its answer holds every fact. The *success rate* is the share of successes.
+# An episode is a **success** if the model makes exactly the right calls in order, repeats none,
+# stops by itself, and its answer holds every fact. The *success rate* is the share of successes.
 
 # %%
 from helpers.agentfabric import parse_arguments
@@ -99,7 +99,8 @@ def succeeded(case, calls, answer):
 
 # %% [markdown]
 # `evaluate.carries` looks for the facts in the answer, and for words such as *unable to* that deny
-# them. It compares text, so an odd sentence with the right number in it passes: section 7 shows some.
+# them. It compares text, so an odd sentence with the right number in it passes: section 7 shows
+# some.
 #
 # **Expect** calls, an answer and a verdict from the last checkpoint.
 
@@ -114,8 +115,8 @@ print(calls, repr(answer), succeeded(case, calls, answer), sep="\n")
 # `helpers/evaluate.py` holds the same loop and rule. It plays many episodes side by side and keeps
 # every reply.
 #
-# With one tool in the prompt, the right tool is only a matter of calling. How many do our cases offer?
-# (BFCL's *multiple* offers two to four.) **Expect** one or two in the laptop profile.
+# With one tool in the prompt, the right tool is only a matter of calling. How many do our cases
+# offer? (BFCL's *multiple* offers two to four.) **Expect** one or two in the laptop profile.
 
 # %%
 from collections import Counter
@@ -127,8 +128,8 @@ for tools, count in sorted(Counter(len(row["tools"]) for row in run.cases).items
 # ## 4 · Score every checkpoint
 #
 # Step 0 is the base model. Every checkpoint answers the same held-out cases, and questions of the
-# **BFCL** benchmark (simple_python and multiple), judged by BFCL's own checker. **Expect** one bar over
-# all of them. Results are kept: the second time this cell takes no time.
+# **BFCL** benchmark (simple_python and multiple), judged by BFCL's own checker. **Expect** one bar
+# over all of them. Results are kept: the second time this cell takes no time.
 
 # %%
 scores = evaluate.score_run(run, profile)
@@ -148,15 +149,15 @@ figure = plots.accuracy_by_step(run.log(), scores, title=title)
 path = plots.save(figure, run.path / "accuracy_by_step.png")
 
 # %% [markdown]
-# With a few dozen cases the bars are wide: two neighbouring points whose bars overlap are *not* shown
-# to differ. One run is one random seed; the study (lesson 09) uses several.
+# With a few dozen cases the bars are wide: two neighbouring points whose bars overlap are *not*
+# shown to differ. One run is one random seed; the study (lesson 09) uses several.
 
 # %% [markdown]
 # ## 6 · Base beside tuned
 #
-# **Expect** the tuned model to win most lines and to lose one. The base model never calls a tool, so it
-# looks good at *no call where none is due*. The tuned one, after so few rows, calls whenever it sees
-# tools. Read the two lines together.
+# **Expect** the tuned model to win most lines and to lose one. The base model never calls a tool,
+# so it looks good at *no call where none is due*. The tuned one, after so few rows, calls whenever
+# it sees tools. Read the two lines together.
 
 # %%
 print(plots.caption(run.manifest()))
@@ -169,8 +170,8 @@ plots.comparison(scores)
 # %% [markdown]
 # ## 7 · Read what was said
 #
-# Numbers hide what goes right and wrong. First the first three successes, in the order of the cases.
-# **Expect** right calls, and answers that hold the facts; not every sentence is a good one.
+# Numbers hide what goes right and wrong. First the first three successes, in the order of the
+# cases. **Expect** right calls, and answers that hold the facts; not every sentence is a good one.
 
 # %%
 gold = {row["id"]: row["messages"] for row in run.cases}
@@ -191,8 +192,8 @@ due = [episode for episode in scores[-1]["episodes"] if episode["metrics"]["succ
 show([episode for episode in due if episode["metrics"]["success"]][:3])
 
 # %% [markdown]
-# Now the first three that fail. **Expect** near misses: a value a little off, an argument too many, a
-# fact left out.
+# Now the first three that fail. **Expect** near misses: a value a little off, an argument too many,
+# a fact left out.
 
 # %%
 show([episode for episode in due if not episode["metrics"]["success"]][:3])
@@ -211,8 +212,8 @@ table[parts].astype(float).round(2)
 # %% [markdown]
 # ## Checkpoint
 #
-# Do the intervals of base and tuned overlap? **Expect** no overlap in the laptop profile. Where two do
-# overlap, this run alone does not show a difference: you need more cases or more steps.
+# Do the intervals of base and tuned overlap? **Expect** no overlap in the laptop profile. Where two
+# do overlap, this run alone does not show a difference: you need more cases or more steps.
 
 # %%
 for metric in ("tool_name", "full_call", "bfcl", "success"):
@@ -223,16 +224,16 @@ for metric in ("tool_name", "full_call", "bfcl", "success"):
     print("no overlap" if tuned.low > base.high else "overlap")
 
 # %% [markdown]
-# **If all of them overlap:** this is the `smoke` profile, whose random model learns nothing, or the run
-# was made with a changed recipe; `manifest.json` says which.
+# **If all of them overlap:** this is the `smoke` profile, whose random model learns nothing, or the
+# run was made with a changed recipe; `manifest.json` says which.
 #
 # ## Exercises
 #
 # 1. *Easy.* Which metric reaches its final value first?
-# 2. *Medium.* `evaluate.wilson(1, 10)` is the interval of document 001's "one of ten". Put ten of our
-#    episodes beside it. How many would you need to tell 10 % from 30 %?
-# 3. *Hard.* Rename the tools of the held-out cases to random words and score again. What does a drop
-#    mean?
+# 2. *Medium.* `evaluate.wilson(1, 10)` is the interval of document 001's "one of ten". Put ten of
+#    our episodes beside it. How many would you need to tell 10 % from 30 %?
+# 3. *Hard.* Rename the tools of the held-out cases to random words and score again. What does a
+#    drop mean?
 #
 # **You learned** to measure what a user would notice, and how sure such a number is.
 #

@@ -14,14 +14,14 @@
 # %% [markdown]
 # # 06 · Call tools interactively
 #
-# **You will do:** walk through one conversation by hand, put the base model beside your tuned one, run
-# a small fire-alarm desk, and open a panel in which *you* may be the tool.
+# **You will do:** walk through one conversation by hand, put the base model beside your tuned one,
+# run a small fire-alarm desk, and open a panel in which *you* may be the tool.
 #
-# **You will learn:** what the runtime sends, what it accepts as a tool call, what it feeds back, and how
-# to tell a model that fails from a call that fails.
+# **You will learn:** what the runtime sends, what it accepts as a tool call, what it feeds back,
+# and how to tell a model that fails from a call that fails.
 #
-# **You will need:** 1 min, 1.0 GB on two CPU cores. It uses lesson 04's run, and trains it first if it is
-# missing.
+# **You will need:** 1 min, 1.0 GB on two CPU cores. It uses lesson 04's run, and trains it first if
+# it is missing.
 
 # %%
 from IPython.display import HTML, display
@@ -36,9 +36,9 @@ print(f"profile {profile.name}: {profile.model} on {profile.device}")
 # %% [markdown]
 # ## 1 · Look at the tools
 #
-# A tool is a function with a JSON schema. These stand in `helpers/agent.py`: they work offline, give the
-# same result every time, and none of them is in the training data. If the tuned model calls them well,
-# it has learned *how to call*, not these tools.
+# A tool is a function with a JSON schema. These stand in `helpers/agent.py`: they work offline,
+# give the same result every time, and none of them is in the training data. If the tuned model
+# calls them well, it has learned *how to call*, not these tools.
 #
 # **Expect** eight names, each with its parameters.
 
@@ -55,9 +55,9 @@ for name in agent.REGISTRY:
 agent.schemas(["get_weather"], "en")[0]
 
 # %% [markdown]
-# And this is how a call is run. Name and arguments are text that a model wrote, so they are read and
-# checked before anything happens. **Expect** a result, an error in the runtime's own words, and an error
-# of the schema check, which this kit adds.
+# And this is how a call is run. Name and arguments are text that a model wrote, so they are read
+# and checked before anything happens. **Expect** a result, an error in the runtime's own words, and
+# an error of the schema check, which this kit adds.
 
 # %%
 for arguments in ['{"city": "Paris"}', "{}", '{"city": 75001}']:
@@ -66,8 +66,9 @@ for arguments in ['{"city": "Paris"}', "{}", '{"city": 75001}']:
 # %% [markdown]
 # ## 2 · The tool loop, written out
 #
-# This is the whole loop that AgentFabric runs around a model. It is a generator: it hands out a step and
-# waits. After a `request` it wants the model's reply, after a `call` it wants the tool's result.
+# This is the whole loop that AgentFabric runs around a model. It is a generator: it hands out a
+# step and waits. After a `request` it wants the model's reply, after a `call` it wants the tool's
+# result.
 
 
 # %%
@@ -86,7 +87,8 @@ def tool_loop(tools, query, max_turns=10):
 
 
 # %% [markdown]
-# First you are the model. **Expect** the user's turn: a bracket that names the tools, then the question.
+# First you are the model. **Expect** the user's turn: a bracket that names the tools, then the
+# question.
 
 # %%
 tools = agent.schemas(["get_weather", "calculator"])
@@ -95,8 +97,8 @@ kind, messages = next(loop)
 print(kind, "→", messages[-1]["content"])
 
 # %% [markdown]
-# Before it stands the system message, with the tools and the form that a call has to have. **Expect** two
-# schemas and the words `Action:`, `Action Input:`, `Observation:` and `Answer:`.
+# Before it stands the system message, with the tools and the form that a call has to have.
+# **Expect** two schemas and the words `Action:`, `Action Input:`, `Observation:` and `Answer:`.
 
 # %%
 print(messages[0]["content"])
@@ -109,9 +111,9 @@ kind, call = loop.send('Action: get_weather\nAction Input: {"city": "Paris"}')
 print(kind, "→", call)
 
 # %% [markdown]
-# Then you are the runtime: run the call and send the result. **Expect** a second `request`. Look where your
-# own words went: **into the user's message**. The model has to read its own call there, and to begin a new
-# turn with the summary.
+# Then you are the runtime: run the call and send the result. **Expect** a second `request`. Look
+# where your own words went: **into the user's message**. The model has to read its own call there,
+# and to begin a new turn with the summary.
 
 # %%
 kind, messages = loop.send(agent.execute(call))
@@ -124,20 +126,21 @@ print(kind, "→", messages[-1]["content"])
 print(loop.send("It is raining lightly in Paris, at 14 °C."))
 
 # %% [markdown]
-# `agent.episode` is the same loop; its steps also keep the raw reply and what a tool said. In the rest of
-# this lesson a model takes your place.
+# `agent.episode` is the same loop; its steps also keep the raw reply and what a tool said. In the
+# rest of this lesson a model takes your place.
 #
 # ## 3 · Put base and tuned beside each other
 #
-# The base model comes from the profile, the tuned one from lesson 04's run. **Expect** one line that says
-# whether that run is reused; without it, training starts now, as in lesson 04.
+# The base model comes from the profile, the tuned one from lesson 04's run. **Expect** one line
+# that says whether that run is reused; without it, training starts now, as in lesson 04.
 
 # %%
 run = train.finetune(profile)
 print("adapter:", run.checkpoints[-1].path.name)
 
 # %% [markdown]
-# A model is a function from messages to a reply. The two differ in one argument. **Expect** two names.
+# A model is a function from messages to a reply. The two differ in one argument. **Expect** two
+# names.
 
 # %%
 small = model.Model(profile)
@@ -155,11 +158,11 @@ models = {"base": ask_base, "tuned": ask_tuned}
 list(models)
 
 # %% [markdown]
-# `agent.run` takes an episode to its end: models answer requests, `execute` answers calls. Both get the
-# same question.
+# `agent.run` takes an episode to its end: models answer requests, `execute` answers calls. Both get
+# the same question.
 #
-# **Expect** one column each. The base model chats and invents. The tuned one writes a call and sums up
-# what came back. (With the `smoke` profile both columns are noise: its model is random.)
+# **Expect** one column each. The base model chats and invents. The tuned one writes a call and sums
+# up what came back. (With the `smoke` profile both columns are noise: its model is random.)
 
 # %%
 weather = agent.schemas(["get_weather"])
@@ -171,8 +174,8 @@ transcripts = {
 HTML(compare_html(transcripts, weather))
 
 # %% [markdown]
-# The same question with a calculator offered beside the weather tool. **Expect** this to be harder: our
-# training prompts held one tool or two, and after so few rows the choice is not safe yet.
+# The same question with a calculator offered beside the weather tool. **Expect** this to be harder:
+# our training prompts held one tool or two, and after so few rows the choice is not safe yet.
 
 # %%
 steps = agent.run(tools, question, ask_tuned, agent.execute, max_turns=4)
@@ -181,11 +184,12 @@ HTML(transcript_html(steps, tools))
 # %% [markdown]
 # ## 4 · Run the fire-alarm desk
 #
-# Four tools that follow from one another: `fire_recognition` looks at a picture, `fire_alert` sounds the
-# alarm, `call_fireman` and `call_police` fetch help. The next step depends on what the last one saw. It is
-# the example of document 002.
+# Four tools that follow from one another: `fire_recognition` looks at a picture, `fire_alert`
+# sounds the alarm, `call_fireman` and `call_police` fetch help. The next step depends on what the
+# last one saw. It is the example of document 002.
 #
-# First the episode as it should go, with replies written by a person. **Expect** only their number here.
+# First the episode as it should go, with replies written by a person. **Expect** only their number
+# here.
 
 # %%
 fire_tools = agent.schemas(["fire_recognition", "fire_alert", "call_police", "call_fireman"])
@@ -201,9 +205,9 @@ good = [
 len(good)
 
 # %% [markdown]
-# The picture's tool does not know where the camera is, so an observation is written for it here: what
-# *you* would type if you were the tool. The other tools answer for themselves. **Expect** three calls and
-# an answer.
+# The picture's tool does not know where the camera is, so an observation is written for it here:
+# what *you* would type if you were the tool. The other tools answer for themselves. **Expect**
+# three calls and an answer.
 
 # %%
 said = {
@@ -220,9 +224,9 @@ steps = agent.run(fire_tools, question, lambda messages: next(replies_left), obs
 HTML(transcript_html(steps, fire_tools))
 
 # %% [markdown]
-# Now the tuned model, one step at a time, with the same observations. **Expect** it to fail somewhere on
-# this path: a wrong tool first, an argument that the tool does not have (a note says so), the same call
-# again, or an answer after one call. Most training dialogues need a single call.
+# Now the tuned model, one step at a time, with the same observations. **Expect** it to fail
+# somewhere on this path: a wrong tool first, an argument that the tool does not have (a note says
+# so), the same call again, or an answer after one call. Most training dialogues need a single call.
 
 # %%
 loop = agent.episode(fire_tools, question, max_turns=5)
@@ -240,15 +244,16 @@ print("ended with:", step.kind)
 # %% [markdown]
 # ## 5 · Open the panel
 #
-# The same, to play with. Tick tools, type a question, press **Ask**. Switch to **I play the tool**, and
-# every call waits for you: the box holds what the local tool would say, and you may say something else.
+# The same, to play with. Tick tools, type a question, press **Ask**. Switch to **I play the tool**,
+# and every call waits for you: the box holds what the local tool would say, and you may say
+# something else.
 #
-# **Expect** a form with two columns below it. A model computes inside the click, so the page waits; the ■
-# of the notebook stops one that takes too long. Where no kernel runs (on a web page, say) there is no
-# panel, only the transcripts above.
+# **Expect** a form with two columns below it. A model computes inside the click, so the page waits;
+# the ■ of the notebook stops one that takes too long. Where no kernel runs (on a web page, say)
+# there is no panel, only the transcripts above.
 #
-# Try this: keep the question, choose *I play the tool*, and answer the first call with `No fire. It is a
-# sunset.` Does the alarm still go off?
+# Try this: keep the question, choose *I play the tool*, and answer the first call with `No fire. It
+# is a sunset.` Does the alarm still go off?
 
 # %%
 playground(models, fire_tools + tools, query=question)
@@ -256,12 +261,13 @@ playground(models, fire_tools + tools, query=question)
 # %% [markdown]
 # ## 6 · Break a reply
 #
-# The runtime finds a call with one pattern, `Action: (.+)\nAction Input: (.+)`, and reads the arguments as
-# JSON5. A reply that does not fit the pattern counts as the final answer. Arguments that do not fit come
-# back as an error, which the model gets to read. You need no model to see this.
+# The runtime finds a call with one pattern, `Action: (.+)\nAction Input: (.+)`, and reads the
+# arguments as JSON5. A reply that does not fit the pattern counts as the final answer. Arguments
+# that do not fit come back as an error, which the model gets to read. You need no model to see
+# this.
 #
-# **Expect** one of six replies, printed as the model would write it. Guess before you go on: which of the
-# six does the runtime run?
+# **Expect** one of six replies, printed as the model would write it. Guess before you go on: which
+# of the six does the runtime run?
 
 # %%
 replies = {
@@ -275,9 +281,9 @@ replies = {
 print(replies["several lines"])
 
 # %% [markdown]
-# **Expect** two that work: JSON5 accepts single quotes and a trailing comma. One is not seen at all. Three
-# come back as `Tool api … failed to call`. Of the JSON on several lines the pattern caught only the first
-# line, `{`.
+# **Expect** two that work: JSON5 accepts single quotes and a trailing comma. One is not seen at
+# all. Three come back as `Tool api … failed to call`. Of the JSON on several lines the pattern
+# caught only the first line, `{`.
 
 # %%
 for what, reply in replies.items():
@@ -297,8 +303,9 @@ HTML(transcript_html(steps, tools))
 # %% [markdown]
 # ## Checkpoint
 #
-# The panel of step 5 stands there with two columns, and this cell prints **three times `True`**: both models
-# came to an end, the runtime's error text is there, and a reply without the space is not taken for a call.
+# The panel of step 5 stands there with two columns, and this cell prints **three times `True`**:
+# both models came to an end, the runtime's error text is there, and a reply without the space is
+# not taken for a call.
 
 # %%
 ended = all(steps[-1].kind in ("answer", "gave_up") for steps in transcripts.values())
@@ -310,29 +317,31 @@ print(
 )
 
 # %% [markdown]
-# **If not:** there is no panel, or only text in its place: the browser's tab is older than the kernel, or no
-# kernel runs. Restart the kernel, reload the page, run all. Or the first value is `False`, or step 3 raised
-# an error: the model did not load, or training did not finish. Read the line that step 3 printed, then
-# repair it in lesson 04.
+# **If not:** there is no panel, or only text in its place: the browser's tab is older than the
+# kernel, or no kernel runs. Restart the kernel, reload the page, run all. Or the first value is
+# `False`, or step 3 raised an error: the model did not load, or training did not finish. Read the
+# line that step 3 printed, then repair it in lesson 04.
 #
-# If replies are slow (half a minute each on a CPU), other programs use the cores: start Jupyter with
-# `OMP_NUM_THREADS=1` in the environment.
+# If replies are slow (half a minute each on a CPU), other programs use the cores: start Jupyter
+# with `OMP_NUM_THREADS=1` in the environment.
 #
 # ## Exercises
 #
-# 1. *Easy.* Open `playground(models, agent.schemas(agent.REGISTRY, "zh"), language="zh")` and ask in
-#    Chinese. The prompt turns Chinese with your question. Does a model that was tuned on English rows (the
-#    laptop profile) still call?
-# 2. *Medium.* Write a tool of your own with `@tool` from `helpers.agent`, a function with two parameters,
-#    and let the tuned model use it. Then play it yourself and answer with an error. Does the model mend its
-#    call, repeat it, or make up a result?
-# 3. *Hard.* Step 4 asks for three calls in a row. Write ten such questions, count with `agent.run_batch`
-#    how far base and tuned get, and give each count an interval (lesson 05). Then change one thing, the
-#    instruction or the order of the tools, and say whether the difference is larger than chance.
+# 1. *Easy.* Open `playground(models, agent.schemas(agent.REGISTRY, "zh"), language="zh")` and ask
+#    in Chinese. The prompt turns Chinese with your question. Does a model that was tuned on English
+#    rows (the laptop profile) still call?
+# 2. *Medium.* Write a tool of your own with `@tool` from `helpers.agent`, a function with two
+#    parameters, and let the tuned model use it. Then play it yourself and answer with an error.
+#    Does the model mend its call, repeat it, or make up a result?
+# 3. *Hard.* Step 4 asks for three calls in a row. Write ten such questions, count with
+#    `agent.run_batch` how far base and tuned get, and give each count an interval (lesson 05). Then
+#    change one thing, the instruction or the order of the tools, and say whether the difference is
+#    larger than chance.
 #
-# **You learned** that a tool call is two lines of text that a pattern has to find; that the observation
-# returns inside the user's message; that arguments are checked before a tool runs and errors go back to the
-# model; and how to watch, stop and contradict a tuned model one step at a time.
+# **You learned** that a tool call is two lines of text that a pattern has to find; that the
+# observation returns inside the user's message; that arguments are checked before a tool runs and
+# errors go back to the model; and how to watch, stop and contradict a tuned model one step at a
+# time.
 #
 # This was the last lesson of the first road. Merging, serving and the AgentFabric app come next:
 # [07 · Merge and serve](07_merge_and_serve.ipynb)

@@ -14,15 +14,15 @@
 # %% [markdown]
 # # 08 · Run it in AgentFabric
 #
-# **You will do:** put your model behind ModelScope-Agent's own RolePlay, ask it for the weather in English and
-# Chinese, and then talk to it in the AgentFabric app in a browser.
+# **You will do:** put your model behind ModelScope-Agent's own RolePlay, ask it for the weather in
+# English and Chinese, and then talk to it in the AgentFabric app in a browser.
 #
-# **You will learn:** what the runtime does around the model, what an entry in AgentFabric's `model_config.json`
-# means, and what the app adds to a prompt.
+# **You will learn:** what the runtime does around the model, what an entry in AgentFabric's
+# `model_config.json` means, and what the app adds to a prompt.
 #
-# **You will need:** 1 min, 1.0 GB on two CPU cores, and lesson 04's run (step 1 trains it if it is missing).
-# RolePlay needs `make roleplay` once (0.3 GB), the app `make agentfabric` (0.7 GB and AgentFabric's source). If
-# one of them is missing, the lesson says so in one line and goes on.
+# **You will need:** 1 min, 1.0 GB on two CPU cores, and lesson 04's run (step 1 trains it if it is
+# missing). RolePlay needs `make roleplay` once (0.3 GB), the app `make agentfabric` (0.7 GB and
+# AgentFabric's source). If one of them is missing, the lesson says so in one line and goes on.
 
 # %%
 import json
@@ -42,8 +42,8 @@ print(f"profile {profile.name}: {profile.model} on {profile.device}")
 # %% [markdown]
 # ## 1 · Serve base and tuned
 #
-# ModelScope-Agent does not load models; it asks a server. So start lesson 07's. **Expect** one line with two
-# names.
+# ModelScope-Agent does not load models; it asks a server. So start lesson 07's. **Expect** one line
+# with two names.
 
 # %%
 run = train.finetune(profile)
@@ -54,11 +54,12 @@ server = running.enter_context(serving.deploy(profile, {"tuned": checkpoint}, po
 # %% [markdown]
 # ## 2 · Two questions, two languages
 #
-# These are the two tools of document 001, weather and painting, under their real names. The real `amap_weather`
-# needs a key and a network; ours reads a small table in `data/roleplay`. (With `AMAP_TOKEN` set, the real one
-# runs.)
+# These are the two tools of document 001, weather and painting, under their real names. The real
+# `amap_weather` needs a key and a network; ours reads a small table in `data/roleplay`. (With
+# `AMAP_TOKEN` set, the real one runs.)
 #
-# **Expect** four episodes: in each language a plain one, and one with what the app adds (section 5).
+# **Expect** four episodes: in each language a plain one, and one with what the app adds (section
+# 5).
 
 # %%
 questions = {"en": "What is the weather in Oslo?", "zh": "朝阳区天气怎样？"}
@@ -76,13 +77,14 @@ pd.DataFrame(rows)[["id", "query"]]
 # %% [markdown]
 # ## 3 · RolePlay
 #
-# `helpers/runtime` starts ModelScope-Agent 0.7.2 in its own environment, because it pins libraries that are years
-# older than ms-swift's. Nothing of it is replaced: it writes the prompt, reads the reply, runs the tool and asks
-# again.
+# `helpers/runtime` starts ModelScope-Agent 0.7.2 in its own environment, because it pins libraries
+# that are years older than ms-swift's. Nothing of it is replaced: it writes the prompt, reads the
+# reply, runs the tool and asks again.
 #
-# **Expect** the steps of the two plain episodes, base and tuned, or one line that says what to run first. With the
-# `laptop` profile the base model chats. The tuned one calls `amap_weather` in English. It was trained on English
-# rows only; in Chinese its reply is a matter of luck. With `smoke` everything is noise.
+# **Expect** the steps of the two plain episodes, base and tuned, or one line that says what to run
+# first. With the `laptop` profile the base model chats. The tuned one calls `amap_weather` in
+# English. It was trained on English rows only; in Chinese its reply is a matter of luck. With
+# `smoke` everything is noise.
 
 # %%
 made = {}
@@ -107,15 +109,16 @@ def show(chosen):
 show(["en", "zh"])
 
 # %% [markdown]
-# *1 requests* means: the runtime saw no call, and took the reply as the answer. Ten means that the model called
-# until the runtime stopped it.
+# *1 requests* means: the runtime saw no call, and took the reply as the answer. Ten means that the
+# model called until the runtime stopped it.
 #
 # ## 4 · Does our loop tell the truth?
 #
-# Lesson 05 scored episodes in this process, without RolePlay. Is that the same? `python -m helpers.runtime agreement`
-# puts the same 100 held-out cases to base and tuned both ways; its transcripts are committed. **Expect** equal
-# transcripts, or nearly: there, replies are made in batches, and padding may turn a choice between two nearly equal
-# tokens. Where that happened, our loop was asked again, one request at a time.
+# Lesson 05 scored episodes in this process, without RolePlay. Is that the same? `python -m
+# helpers.runtime agreement` puts the same 100 held-out cases to base and tuned both ways; its
+# transcripts are committed. **Expect** equal transcripts, or nearly: there, replies are made in
+# batches, and padding may turn a choice between two nearly equal tokens. Where that happened, our
+# loop was asked again, one request at a time.
 
 # %%
 agreement.table(agreement.KEPT / "agreement-laptop")
@@ -123,9 +126,10 @@ agreement.table(agreement.KEPT / "agreement-laptop")
 # %% [markdown]
 # ## 5 · What the app adds
 #
-# AgentFabric is a web page around RolePlay. Its prompt is RolePlay's, with two additions: a knowledge block, which
-# says `Empty Response` when no file was uploaded, and the role's name before each question. **Expect** both below.
-# RolePlay with these arguments sends the same bytes as the app, so you can see the app's requests without it.
+# AgentFabric is a web page around RolePlay. Its prompt is RolePlay's, with two additions: a
+# knowledge block, which says `Empty Response` when no file was uploaded, and the role's name before
+# each question. **Expect** both below. RolePlay with these arguments sends the same bytes as the
+# app, so you can see the app's requests without it.
 
 # %%
 role = rows[1]["instruction"]
@@ -147,9 +151,9 @@ show(["en-app", "zh-app"])
 # %% [markdown]
 # ## 6 · Register the model
 #
-# AgentFabric finds models in `config/model_config.json`. **Expect** document 001's entry with our address. Two of
-# its lines matter: without `is_chat` an empty prompt is sent, and `is_function_call` must be false for a model that
-# writes its calls as text.
+# AgentFabric finds models in `config/model_config.json`. **Expect** document 001's entry with our
+# address. Two of its lines matter: without `is_chat` an empty prompt is sent, and
+# `is_function_call` must be false for a model that writes its calls as text.
 
 # %%
 print(json.dumps({"tuned": app.model_entry(server.url, "tuned")}, indent=2))
@@ -157,10 +161,12 @@ print(json.dumps({"tuned": app.model_entry(server.url, "tuned")}, indent=2))
 # %% [markdown]
 # ## 7 · Start the app
 #
-# In a terminal, `make agentfabric AGENTFABRIC_SRC=<checkout>` does all of this, and stays until you press Ctrl-C.
-# The checkout is that of [modelscope-agent](https://github.com/modelscope/modelscope-agent), tag `v0.7.2`; without
-# `AGENTFABRIC_SRC` it is cloned. Its files are only read: our configuration is in `runs/agentfabric-<port>`. One
-# fault is repaired while it runs: the app hands `user_token` on to a client that refuses it.
+# In a terminal, `make agentfabric AGENTFABRIC_SRC=<checkout>` does all of this, and stays until you
+# press Ctrl-C. The checkout is that of
+# [modelscope-agent](https://github.com/modelscope/modelscope-agent), tag `v0.7.2`; without
+# `AGENTFABRIC_SRC` it is cloned. Its files are only read: our configuration is in
+# `runs/agentfabric-<port>`. One fault is repaired while it runs: the app hands `user_token` on to a
+# client that refuses it.
 #
 # **Expect** the page's address, or what is missing.
 
@@ -176,22 +182,24 @@ except KitError as error:
     print(error)
 
 # %% [markdown]
-# Open the address in a browser, and choose *Configure*. On the left are name, description, instruction, model and
-# tools of the agent; on the right you talk to it.
+# Open the address in a browser, and choose *Configure*. On the left are name, description,
+# instruction, model and tools of the agent; on the right you talk to it.
 #
 # ![The app: an English question, the call, the answer](../figures/agentfabric_english.png)
 #
-# This is the laptop profile's tuned model (176 training rows, English only). It calls `amap_weather`, gets the
-# table's result, and sums it up. The two grey bars hold call and result; click to open them. The word *Answer:* is
-# the runtime's own: it ends each observation with it, and the page shows the model's text behind it.
+# This is the laptop profile's tuned model (176 training rows, English only). It calls
+# `amap_weather`, gets the table's result, and sums it up. The two grey bars hold call and result;
+# click to open them. The word *Answer:* is the runtime's own: it ends each observation with it, and
+# the page shows the model's text behind it.
 #
-# In Chinese (`make agentfabric APP_LANGUAGE=zh`) the same model, which never saw a Chinese row in training, still
-# copies name and place into a call that runs. The picture was taken while it was writing: the result is there, its
-# answer not yet.
+# In Chinese (`make agentfabric APP_LANGUAGE=zh`) the same model, which never saw a Chinese row in
+# training, still copies name and place into a call that runs. The picture was taken while it was
+# writing: the result is there, its answer not yet.
 #
 # ![The app: a Chinese question, the call and its result](../figures/agentfabric_chinese.png)
 #
-# The *Create* tab, where a large model writes the configuration for you, needs ModelScope's own models.
+# The *Create* tab, where a large model writes the configuration for you, needs ModelScope's own
+# models.
 #
 # ## 8 · Stop
 #
@@ -217,34 +225,35 @@ print(
 )
 
 # %% [markdown]
-# **If not:** an episode has an error (the server ran out of memory: its log is in `runs/<profile>/serving/`), or the
-# app did not start (its log is in `runs/agentfabric-<port>`).
+# **If not:** an episode has an error (the server ran out of memory: its log is in
+# `runs/<profile>/serving/`), or the app did not start (its log is in `runs/agentfabric-<port>`).
 #
 # ## Appendix · Record what AgentFabric sends
 #
-# The original recipe's other remedy was to add 488 dialogues recorded from AgentFabric. To make such rows yourself,
-# put a recorder between AgentFabric and a model server. A large model is best there: what it answers is what you
-# train on.
+# The original recipe's other remedy was to add 488 dialogues recorded from AgentFabric. To make
+# such rows yourself, put a recorder between AgentFabric and a model server. A large model is best
+# there: what it answers is what you train on.
 #
 # ```
 # python -m helpers.record proxy --to http://127.0.0.1:8000/v1 --port 8900 --out recordings.jsonl
 # python -m helpers.record rows recordings.jsonl --out rows.jsonl
 # ```
 #
-# Give AgentFabric (or RolePlay, or the kit's own loop) the address `http://127.0.0.1:8900/v1`. The second command
-# groups the requests into dialogues. It keeps a dialogue if its calls fit their tools, its answer uses what the tools
-# said, and it stopped by itself. The others are kept beside it with their reason. No key is ever written.
+# Give AgentFabric (or RolePlay, or the kit's own loop) the address `http://127.0.0.1:8900/v1`. The
+# second command groups the requests into dialogues. It keeps a dialogue if its calls fit their
+# tools, its answer uses what the tools said, and it stopped by itself. The others are kept beside
+# it with their reason. No key is ever written.
 #
 # ## Exercises
 #
-# 1. *Easy.* Ask for a place that is not in the weather table of `data/roleplay`. What does the runtime hand to the
-#    model, and what does the model make of it?
-# 2. *Medium.* In the app, tick both tools and choose *base* as the model. What changes in the answer, and why does
-#    the app show no call?
-# 3. *Hard.* Put the recorder between the app and the server, chat a little, and turn the recording into training
-#    rows. Which dialogues are rejected, and why?
+# 1. *Easy.* Ask for a place that is not in the weather table of `data/roleplay`. What does the
+#    runtime hand to the model, and what does the model make of it?
+# 2. *Medium.* In the app, tick both tools and choose *base* as the model. What changes in the
+#    answer, and why does the app show no call?
+# 3. *Hard.* Put the recorder between the app and the server, chat a little, and turn the recording
+#    into training rows. Which dialogues are rejected, and why?
 #
-# **You learned** to take a model of your own through ModelScope-Agent and its app, and what is added to a prompt on
-# the way.
+# **You learned** to take a model of your own through ModelScope-Agent and its app, and what is
+# added to a prompt on the way.
 #
 # Next: [09 · Reproduce the study](09_reproduce_the_study.ipynb)

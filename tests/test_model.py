@@ -1,0 +1,141 @@
+"""Asking a model: in this process with a tiny random one, over HTTP against a double of a server."""
+
+import http.server
+import json
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers import assets, convert, profiles, tokens
+from helpers.assets import KitError
+from helpers.model import Endpoint, Model
+
+SMOKE = profiles.get("smoke")
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(SMOKE)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A LoRA adapter with random weights."""
+    import peft
+    import transformers
+
+    base = transformers.AutoModelForCausalLM.from_pretrained(assets.model_dir("smoke"))
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    folder = tmp_path_factory.mktemp("adapter")
+    peft.get_peft_model(base, config).save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_changes_the_replies_and_not_the_base_model(model, adapter, tmp_path):
+    first, tuned, again = model.ask([HELLO]), model.ask([HELLO], adapter), model.ask([HELLO])
+    assert first == again != tuned
+    with pytest.raises(KitError, match="no adapter in .*adapter_config.json"):
+        model.ask([HELLO], tmp_path)
+
+
+def test_replies_keep_their_order_and_tell_when_they_were_cut(model):
+    requests = [[{"role": "user", "content": "x" * length}] for length in (5, 300, 40, 120)]
+    assert model.ask(requests) == [model.ask([request])[0] for request in requests]
+    assert not any(reply.finished for reply in model.ask(requests, max_new_tokens=1))
+
+
+def test_losses_are_those_of_the_model_on_the_labels(model, adapter, row):
+    rows = list(convert.render_rows([row], "wire"))
+    plain, tuned = model.losses(rows), model.losses(rows, adapter)
+    bare = model._engine(None).model
+    for one, found, other in zip(rows, plain, tuned, strict=True):
+        encoded = tokens.template_of(SMOKE, "wire").encode(one)
+        ids, labels = (torch.tensor([encoded[key]]) for key in ("input_ids", "labels"))
+        with torch.inference_mode():
+            loss = bare(input_ids=ids, labels=labels).loss.item()
+        assert found["tokens"] == int((labels[0, 1:] != -100).sum()) == other["tokens"] > 0
+        assert found["nats"] == pytest.approx(loss * found["tokens"], rel=1e-4) != other["nats"]
+        assert 0 <= found["right"] <= found["tokens"]
+
+
+class Double(http.server.BaseHTTPRequestHandler):
+    """Answers each request with `server.answer`: (status, body), "dies" or "hangs"."""
+
+    def do_POST(self):
+        length = int(self.headers["Content-Length"])
+        self.server.requests.append(json.loads(self.rfile.read(length)))
+        if self.server.answer == "hangs":
+            return time.sleep(3)
+        status, body = (200, b'{"choi') if self.server.answer == "dies" else self.server.answer
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "900" if self.server.answer == "dies" else len(body))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Quiet."""
+
+
+@contextmanager
+def answering(answer):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Double)
+    server.answer, server.requests = answer, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield server.requests, Endpoint(url, {None: "m"}, timeout=1, parallel=2)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def chat(content, reason="stop"):
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": reason, "message": message}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+
+
+def test_a_request_names_everything_that_a_server_could_decide_otherwise():
+    with answering((200, chat("hi", "length"))) as (requests, endpoint):
+        (reply,) = endpoint.ask([HELLO], max_new_tokens=7)
+    assert reply == "hi" and not reply.finished
+    wanted = {"model": "m", "messages": HELLO, "temperature": 0, "max_tokens": 7}
+    assert requests == [{**wanted, "stop": ["Observation:", "Observation:\n"]}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, b"<html>a proxy's page</html>"), "cannot be read.*a proxy's page"),
+        ((200, {"choices": []}), "cannot be read"),
+        ((200, chat(None)), "cannot be read.*no text"),
+        ((200, chat("half", None)), "cannot be read.*no finish_reason"),
+        ((200, chat(["a", "list"])), "cannot be read"),
+        ((400, {"message": "`m` is not in ['base']"}), "refused to ask 'm' .HTTP 400.*base"),
+        ((500, b"Internal Server Error"), "refused.*HTTP 500"),
+        ("dies", "gave no answer.*See the end of its log"),
+        ("hangs", "gave no answer within 1 s"),
+    ],
+)
+def test_an_unusable_answer_is_explained_and_ends_the_batch(answer, message):
+    started = time.monotonic()
+    with answering(answer) as (requests, endpoint):
+        with pytest.raises(KitError, match=message):
+            endpoint.ask([HELLO] * 100)
+    assert time.monotonic() - started < 15 and len(requests) < 50
+
+
+def test_no_server_at_all_and_no_such_adapter():
+    endpoint = Endpoint("http://127.0.0.1:9/v1", {None: "m"})
+    with pytest.raises(KitError, match="gave no answer.*Has it stopped"):
+        endpoint.ask([HELLO])
+    with pytest.raises(KitError, match="serves no adapter elsewhere"):
+        replace(endpoint, timeout=1).ask([HELLO], "elsewhere")

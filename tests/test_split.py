@@ -1,0 +1,89 @@
+"""Held out by tool: disjoint, complete, and the same rows for the same seed."""
+
+import hashlib
+import json
+
+import pytest
+from conftest import tool
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import agentfabric, data, profiles, split
+
+
+def numbered(*numbers):
+    """A row of tools whose names and descriptions are like no other number's."""
+    letters = str.maketrans("0123456789", "ghijklmnop")
+    texts = {n: hashlib.sha256(b"%d" % n).hexdigest().translate(letters) for n in sorted(numbers)}
+    return {"tools": [tool(f"t{n}", text) for n, text in texts.items()]}
+
+
+def identities(rows):
+    tools = [
+        json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"] for row in rows
+    ]
+    return {split.tool_identity(one) for listed in tools for one in listed}
+
+
+@pytest.mark.parametrize("name", ["smoke", "laptop", "gpu"])
+def test_no_tool_of_a_held_out_case_was_ever_in_a_training_prompt(name):
+    profile = profiles.get(name, source="authored")
+    rows = split.prepare_data(profile)
+    held_out = identities(rows["eval"]) | identities(rows["cases"])
+    assert held_out and identities(rows["train"]).isdisjoint(held_out)
+    assert 10 < len(rows["train"]) <= profile.train_rows
+    assert 0.9 * profile.cases <= len(rows["cases"]) <= profile.cases
+    for row in rows["cases"]:
+        assert data.row_language(row) in profile.languages
+        assert len(row["tools"]) <= profile.max_tools
+        assert len(agentfabric.json_text(row)) <= profile.max_chars
+    calling = [bool(agentfabric.calls_of(row["messages"])) for row in rows["cases"]]
+    assert calling == sorted(calling, reverse=True), "calling ones first, then one in five silent"
+    assert calling.count(False) <= profile.cases // 5
+
+
+def test_the_authored_split_loses_no_row_and_holds_out_a_share_of_each_language():
+    rows, _ = data.load("authored")
+    parts = split.by_tool(rows)
+    assert len(parts.train) + len(parts.heldout) + len(parts.similar) == len(rows)
+    assert parts.mixed == [] and 0 < len(parts.similar) < 0.03 * len(rows)
+    assert identities(parts.train).isdisjoint(identities(parts.heldout))
+    for language in ("en", "zh"):
+        train, heldout = (
+            sum(data.row_language(row) == language for row in part)
+            for part in (parts.train, parts.heldout)
+        )
+        assert 0.1 < heldout / (train + heldout) < 0.45
+    assert parts == split.by_tool(rows), "the same seed draws the same split"
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 12), max_size=3), min_size=1, max_size=25), st.integers(0, 3)
+)
+def test_any_split_is_disjoint_and_complete(prompts, seed):
+    rows = [numbered(*names) for names in prompts]
+    parts = split.by_tool(rows, 0.3, seed)
+    assert identities(parts.train).isdisjoint(identities(parts.heldout))
+    kept = [*parts.train, *parts.heldout, *parts.mixed, *parts.similar]
+    assert sorted(map(str, kept)) == sorted(map(str, rows))
+
+
+def test_one_big_group_of_tools_is_split_singly_and_mixed_rows_are_kept_out():
+    parts = split.by_tool([numbered(a, b) for a in range(12) for b in range(a)], 0.3)
+    assert parts.train and parts.heldout and parts.mixed
+
+
+def test_training_rows_that_read_like_a_held_out_one_are_left_out():
+    def asking(query, description):
+        return {
+            "tools": [tool(description=description)],
+            "messages": [{"role": "user", "content": query}],
+        }
+
+    heldout = asking("When does train 4711 to Porto leave?", "Look up the timetable of a railway")
+    alike = [
+        asking("when does train 12 to Porto leave", "Reserve a table"),
+        asking("Is it raining?", "Look up the timetables of a railway."),
+    ]
+    other = asking("When does the museum open?", "Opening hours of a museum")
+    assert split.drop_similar([*alike, other], [heldout]) == ([other], alike)
