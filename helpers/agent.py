@@ -1,9 +1,8 @@
 """The tool loop, as a generator of steps, and local tools to try it with.
 
-The generator does no input or output. It hands out a step, and whoever drives it sends back what
-the step asks for: a reply to a "request", a tool's result to a "call". So one loop serves the
-playground (a person may play the tool), the scorer (many episodes advance together) and servers.
-Errors of tools are worded as in ModelScope-Agent 0.7.2 (`agent.py`, `tools/base.py`; Apache-2.0).
+The generator does no input or output: whoever drives it sends back what a step asks for. So one
+loop serves the playground (a person may play the tool), the scorer (many episodes together) and
+servers. Tools' errors are worded as in ModelScope-Agent 0.7.2 (`tools/base.py`; Apache-2.0).
 """
 
 import ast
@@ -22,13 +21,10 @@ from helpers.agentfabric import MAX_TURNS, Call
 
 @dataclass(frozen=True)
 class Step:
-    """One step of an episode.
-
-    kind: "request" (send the reply to `messages`), "call" (send the result of `call`, which was
-    read from the reply `text`), "answer" (`text` is final) or "gave_up" (at the turn limit).
-    raw: the reply before it was cut at a stop word. finished: False if cut at the token limit.
-    result: what was sent for a call, in transcripts.
-    """
+    """kind: "request" (send the reply to `messages`), "call" (send the result of `call`, read from
+    the reply `text`), "answer" (`text` is final) or "gave_up" (at the turn limit). raw: the reply
+    before it was cut at a stop word. finished: False if cut at the token limit. result: what was
+    sent for a call, in transcripts."""
 
     kind: str
     text: str = ""
@@ -77,11 +73,9 @@ def run_batch(episodes: Iterable[tuple[Generator, Callable]], ask: Callable) -> 
                 result = execute(step.call)
                 transcripts[i].append(replace(step, result=result))
                 step = loop.send(result)
-            if step.kind == "request":
-                waiting[i] = step
-            else:
-                transcripts[i].append(step)
-                del waiting[i]
+            waiting[i] = step
+            if step.kind != "request":
+                transcripts[i].append(waiting.pop(i))
     return transcripts
 
 
@@ -217,9 +211,8 @@ def calculator(expression: str) -> dict:
     if not re.fullmatch(r"[-0-9eE.+*/%() ]{1,200}", text):
         raise ValueError("only up to 200 of numbers, + - * / % ** and brackets are allowed")
 
-    def power(base: float, exponent: float) -> float:
-        small = abs(base) <= 1e100 and abs(exponent) <= 64
-        return base**exponent if small else math.nan  # else it may not end
+    def power(base: float, by: float) -> float:  # too large a one may not end
+        return base**by if abs(base) <= 1e100 and abs(by) <= 64 else math.nan
 
     try:
         result = simple_eval(text, {**DEFAULT_OPERATORS, ast.Pow: power}, functions={}, names={})

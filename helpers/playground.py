@@ -33,9 +33,7 @@ _UNREADABLE = {  # what the runtime's pattern does not read → the likely reaso
 
 def notes(step: Step, tools: list[dict] | None = None) -> list[str]:
     """What to notice about a step: a call that cannot run, or a reply that is no readable call.
-
-    tools: the OpenAI schemas that were offered; with them, calls to other tools are noted.
-    """
+    With `tools`, the OpenAI schemas that were offered, also calls to other tools."""
     if step.kind == "answer" and not step.text.strip():
         return ["Empty reply: the runtime takes it as the final answer."]
     if step.kind == "answer" and re.search(r"\bAction\b", step.text):
@@ -50,7 +48,8 @@ def notes(step: Step, tools: list[dict] | None = None) -> list[str]:
     try:
         arguments = parse_arguments(step.call.arguments)
         if name in offered and isinstance(arguments, dict):
-            extra = [repr(key) for key in arguments if key not in offered[name]["properties"]]
+            known = offered[name].get("properties", {})
+            extra = [repr(key) for key in arguments if key not in known]
             found += [f"Ignored: {', '.join(extra)}, which {name} does not have."] if extra else []
     except (ValueError, RecursionError) as error:
         found.append(f"Malformed JSON in Action Input: {error}")
@@ -93,7 +92,7 @@ def transcript_html(steps: list[Step], tools: list[dict] | None = None) -> str:
     without any call is noted: it may be right, or the model fails to use its tools."""
     html = "".join(step_html(step, tools) for step in steps)
     if [step.kind for step in steps] == ["answer"] and not notes(steps[0]):
-        html += _block("Note", "No tool call: the runtime shows the first reply as final answer.")
+        html += _block("Note", "No tool call: the runtime shows this reply as the final answer.")
     return f'<div style="max-width:900px">{html}</div>'
 
 

@@ -124,9 +124,8 @@ def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs")
     if run.finished:
         if data:
             _data_files(run, profile, data)
-        print(
-            f"Reusing the finished run {run.path.name!r}: {len(run.checkpoints) - 1} checkpoints."
-        )
+        last = run.checkpoints[-1].step
+        print(f"Reusing the finished run {run.path.name!r}, trained to step {last}.")
         return run
     check_device(profile)
     model, recipe, started = assets.model_dir(profile.model), recipe_of(profile), time.time()
@@ -137,7 +136,9 @@ def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs")
         what = f"{run.path} is being trained by another process: wait for it, or stop it."
         raise assets.KitError(what) from None
     with lock:
-        last = open_run(profile, name, root).checkpoints[-1]  # now nobody else can change it
+        if open_run(profile, name, root).finished:  # another process was quicker
+            return finetune(profile, name, data=data, root=root)
+        last = run.checkpoints[-1]
         with assets.whole_file(run.path / "profile.json") as part:
             part.write_text(_stored(profile), "utf-8")
         files = _data_files(run, profile, data)

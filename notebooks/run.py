@@ -134,7 +134,7 @@ def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> Non
         with assets.whole_file(folder / f"{lesson}.ipynb") as partial:
             nbformat.write(notebook, partial)
         if not (reused and lesson[:2] in ("04", "05")):
-            keep_cost(assets.ROOT / "runs" / profile / "costs.csv", cost)
+            keep_cost((RECORDS if in_place else assets.ROOT / "runs") / profile / "costs.csv", cost)
         spent = f"{60 * cost['minutes']:.0f} s, {cost['memory_gb']:.1f} GB"
         print(f"[{number}/{len(lessons)}] {lesson}: {spent}", flush=True)
 
@@ -176,8 +176,8 @@ def keep_record(run: train.Run, profile: str) -> None:
     """Copy what the figures and tables of a run follow from to data/runs/<profile>, without weights
     and paths, and redraw the README's figure from there."""
     record = train.Run(RECORDS / profile)
-    shutil.rmtree(record.path, ignore_errors=True)  # no older score beside the new ones
-    kept = ["manifest.json", "recipe.yaml", "costs.csv", "swift/logging.jsonl"]
+    shutil.rmtree(record.path / "scores", ignore_errors=True)  # no older score beside the new ones
+    kept = ["manifest.json", "recipe.yaml", "swift/logging.jsonl"]
     for path in [*(run.path / name for name in kept), *run.path.glob("scores/*.json")]:
         with assets.whole_file(record.path / path.relative_to(run.path)) as partial:
             partial.write_text(path.read_text("utf-8").replace(f"{assets.ROOT}/", ""), "utf-8")

@@ -5,7 +5,7 @@ import re
 
 import jsonschema
 import pytest
-from conftest import ROOT, SHARED
+from conftest import ROOT
 from conftest import tool as schema_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,9 +15,6 @@ from helpers.agent import REGISTRY, execute, schemas, tool
 from helpers.agentfabric import Call, function_of, language_of, read_calls, tool_names
 
 GOOD = 'Action: book_hotel\nAction Input: {"city": "x"}'
-DESK = {"fire_recognition", "fire_alert", "call_police", "call_fireman"}
-RECORDED = "b_bad_json c_unknown_tool d_missing_arg f_pretty_json i_plain_string"
-RECORDED = f"{RECORDED} k_trailing_space_name n_wrongtype".split()
 
 
 def calculate(expression):
@@ -26,11 +23,11 @@ def calculate(expression):
     return json.loads(text)["result"] if text.startswith("{") else text
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def registry():
     """REGISTRY is afterwards what it was before, whatever a test registers."""
     before = dict(REGISTRY)
-    yield
+    yield REGISTRY
     REGISTRY.clear()
     REGISTRY.update(before)
 
@@ -62,23 +59,16 @@ def test_a_reply_is_cut_at_the_stop_word_and_an_endless_episode_is_given_up():
     assert (steps[0].text, steps[0].raw) == (f"{GOOD}\n", said)
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_schemas_are_valid_and_in_their_language(language):
-    found = [function_of(schema) for schema in schemas(REGISTRY, language)]
-    assert {function["name"] for function in found} > DESK
-    for function in found:
-        jsonschema.Draft202012Validator.check_schema(function["parameters"])
-        properties = function["parameters"]["properties"].values()
-        for text in [function["description"], *(item["description"] for item in properties)]:
-            assert language_of(text) == language, text
-
-
-def test_schemas_come_in_the_order_asked_for_and_name_what_is_unknown():
-    assert tool_names(schemas(["get_weather", "fire_alert"])) == "get_weather,fire_alert"
-    with pytest.raises(ValueError, match="'no_such'.*fire_alert"):
-        schemas(["no_such"])
-    with pytest.raises(ValueError, match="'fr'"):
-        schemas(["get_weather"], "fr")
+def test_schemas_are_valid_and_in_the_language_and_order_asked_for():
+    for language, tools in (("en", schemas(REGISTRY)), ("zh", schemas(REGISTRY, "zh"))):
+        assert tool_names(tools) == ",".join(REGISTRY)
+        for function in map(function_of, tools):
+            jsonschema.Draft202012Validator.check_schema(function["parameters"])
+            described = [function, *function["parameters"]["properties"].values()]
+            assert {language_of(one["description"]) for one in described} == {language}
+    for names, language in ((["no_such"], "en"), (["get_weather"], "fr")):
+        with pytest.raises(ValueError, match="no tool or language '(no_such|fr)'.*fire_alert"):
+            schemas(names, language)
 
 
 def test_no_tool_is_in_the_training_data():
@@ -94,35 +84,34 @@ ERRORS = [
     ("get_weather", "{}", "param `city` is required"),
     ("get_weather", "[1,2]", "param `city` is required"),
     ("get_weather", "{", "<string>:1 Unexpected end of input at column 2"),
-    ("get_weather", "Paris", '<string>:1 Unexpected "P" at column 1'),
     ("get_weather", "{'city': True}", '<string>:1 Unexpected "T" at column 10'),
     ("get_weather", '{"city": null}', "param `city`: None is not of type 'string'"),
     ("get_weather", '"a city"', "'a city' is not of type 'object'"),
 ]
 
 
-@pytest.mark.parametrize("name, arguments, details", ERRORS)
-def test_a_call_that_cannot_run_gets_an_error_text(name, arguments, details):
-    text = f"Tool api {name} failed to call. Args: {arguments}.Details: {details}"
-    assert execute(Call(name, arguments)) == text
+def test_a_call_that_cannot_run_gets_an_error_text():
+    for name, arguments, details in ERRORS:
+        text = f"Tool api {name} failed to call. Args: {arguments}.Details: {details}"
+        assert execute(Call(name, arguments)) == text
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="recordings of the runtime are not here")
-@pytest.mark.parametrize("case", RECORDED)
-def test_error_texts_are_those_of_the_recorded_runtime(case):
-    path = SHARED / "wire" / f"mal_{case}_01.json"
-    user = json.loads(path.read_text("utf-8"))["body"]["messages"][-1]["content"]
-    sent = r"\)朝阳区天气怎样？(.*?)\nObservation: <result>(.*)</result>\nAnswer:$"
-    reply, result = re.search(sent, user, re.DOTALL).groups()
-
+def test_error_texts_are_those_of_the_recorded_runtime(shared, registry):
     @tool(location="Place")
     def amap_weather(location: str) -> str:
         """Weather of a place."""
 
-    assert execute(read_calls(reply)[0], {"amap_weather": amap_weather}) == result
+    found = 0
+    for path in sorted(shared.glob("wire/mal_[bcdfikn]_*_01.json")):
+        user = json.loads(path.read_text("utf-8"))["body"]["messages"][-1]["content"]
+        sent = r"\)朝阳区天气怎样？(.*?)\nObservation: <result>(.*)</result>\nAnswer:$"
+        reply, result = re.search(sent, user, re.DOTALL).groups()
+        assert execute(read_calls(reply)[0], {"amap_weather": amap_weather}) == result
+        found += 1
+    assert found == 7
 
 
-def test_a_tool_of_ones_own():
+def test_a_tool_of_ones_own(registry):
     ran = []
 
     @tool(name="Whom", times="How often")
@@ -136,45 +125,32 @@ def test_a_tool_of_ones_own():
     assert ran == [], "arguments are checked before a tool runs"
     assert execute(Call("greet", "{'name': 'Ada', zoom: 1,}")) == "hello Ada"  # json5; no zoom
     assert execute(Call("get_weather", "{}"), {"greet": greet}).endswith("'get_weather'")
-    assert ran == [("Ada", 1)]
-    (schema,) = schemas(["greet"], "zh")
-    properties = {
-        "name": {"type": "string", "description": "Whom"},
-        "times": {"type": "integer", "description": "How often"},
-    }
-    parameters = {"type": "object", "properties": properties, "required": ["name"]}
-    assert function_of(schema)["parameters"] == parameters
+    name, times = function_of(schemas(["greet"], "zh")[0])["parameters"]["properties"].values()
+    assert name == {"type": "string", "description": "Whom"}
+    assert times == {"type": "integer", "description": "How often"}
 
 
-@pytest.mark.parametrize("parameters", [{}, {"name": "n", "more": "m"}, {"other": "o"}])
-def test_descriptions_have_to_fit_the_function(parameters):
-    with pytest.raises(ValueError, match="greet.*'name'.*description"):
+@pytest.mark.parametrize("names, kind", [("", str), ("name more", str), ("name", bytes)])
+def test_descriptions_and_types_have_to_fit_the_function(names, kind):
+    def greet(name: kind) -> str:
+        """Greet somebody."""
 
-        @tool(**parameters)
-        def greet(name: str) -> str:
-            """Greet somebody."""
-
-    with pytest.raises(ValueError, match="str, float, int, bool, list, dict"):
-
-        @tool(name="n")
-        def send(name: bytes) -> str:
-            """Send something."""
-
-    assert not {"greet", "send"} & set(REGISTRY)
+    with pytest.raises(ValueError, match="greet.*'name'.*description.*str, float, int, bool"):
+        tool(**dict.fromkeys(names.split(), "x"))(greet)
+    assert "greet" not in REGISTRY
 
 
-@pytest.mark.parametrize("error", [RuntimeError("x" * 300), KeyboardInterrupt()])
-def test_a_tool_that_fails(error):
+def test_a_tool_that_fails_or_is_stopped(registry):
+    errors = [RuntimeError("x" * 300), KeyboardInterrupt()]
+
     @tool()
     def fails() -> str:
         """Fail."""
-        raise error
+        raise errors.pop(0)
 
-    if isinstance(error, KeyboardInterrupt):  # the keyboard stops a tool, too
-        with pytest.raises(KeyboardInterrupt):
-            execute(Call("fails", "{}"))
-    else:
-        assert execute(Call("fails", "{}")).endswith(".Details: " + "x" * 200)
+    assert execute(Call("fails", "{}")).endswith(".Details: " + "x" * 200)
+    with pytest.raises(KeyboardInterrupt):
+        execute(Call("fails", "{}"))
 
 
 @settings(max_examples=200, deadline=None)
@@ -184,23 +160,18 @@ def test_execute_always_returns_text(name, arguments):
 
 
 SUMS = {"(3 + 4) * 2": 14, "2^10": 1024, "-3 ** 2": -9, "7 % 4": 3, " 1.5e3 ": 1500.0}
+REFUSED = {
+    "only up to 200 of": ["import os", "x", "'a' * 3", "1j", "True + 1", "", "1\n2", "1" * 201],
+    "cannot work out": ["e()", "(1).e", "...", "()", "1 +", "(" * 150, "1/0", "(-8)**0.5"],
+    "no real number": ["9**9**9", "2**-65", "1e999", "1e308*10-1e308*10"],
+}
 
 
-def test_the_calculator_calculates():
+def test_the_calculator_calculates_or_refuses_with_a_reason():
     for expression, result in {**SUMS, "12 ÷ （1 + 2） × 2": 8.0, "9**60": 9**60}.items():
         assert calculate(expression) == result
-
-
-@pytest.mark.parametrize(
-    "expression, message",
-    [(text, "only up to 200 of numbers") for text in ("__import__('os')", "x", "'a' * 3", "1j")]
-    + [(text, "only up to 200 of numbers") for text in ("True + 1", "1 < 2", "", "1\n2", "1" * 201)]
-    + [(text, "cannot work out") for text in ("e()", "(1).e", "...", "()", "1 +", "(" * 150)]
-    + [(text, "cannot work out") for text in ("1/0", "5 % 0", "0**-1", "(-8)**0.5", "9e99**64")]
-    + [(text, "no real number") for text in ("9**9**9", "2**-65", "1e999", "1e308*10-1e308*10")],
-)
-def test_the_calculator_refuses_with_a_reason(expression, message):
-    assert message in calculate(expression)
+    for message, expressions in REFUSED.items():
+        assert [one for one in expressions if message not in calculate(one)] == []
 
 
 @settings(max_examples=300, deadline=1000)
@@ -210,12 +181,13 @@ def test_the_calculator_never_hangs_nor_grows(expression):
     assert isinstance(result, str) or abs(result) <= 1e100
 
 
-def test_tools_follow_the_language_and_open_nothing():
+def test_tools_follow_the_language_of_their_arguments():
     assert "警报已拉响" in execute(Call("fire_alert", '{"location": "3号楼"}'))
     assert "alarm is sounding" in execute(Call("fire_alert", '{"location": "Building 3"}'))
     assert "晴" in execute(Call("get_weather", '{"city": "北京"}'))  # and not \u-escaped
     assert "light rain, 14 °C" in execute(Call("get_weather", '{"city": " PARIS "}'))
     assert "known: beijing" in execute(Call("get_weather", '{"city": "Atlantis"}'))
-    for image, fire in (("https://no.invalid/FIRE.jpg", True), ("hall.jpg", False), ("着火", True)):
-        seen = execute(Call("fire_recognition", json.dumps({"image": image})))
-        assert json.loads(seen)["fire"] is fire
+    seen = [
+        execute(Call("fire_recognition", f'{{"image": "{x}"}}')) for x in ("a/FIRE.jpg", "hall")
+    ]
+    assert [json.loads(text)["fire"] for text in seen] == [True, False]

@@ -22,11 +22,8 @@ def recorded(shared, name):
 def tools_in(system):
     """The tools that a recorded system prompt lists, read back from its tool lines."""
     line = r"^(\S+): \S+ API(?:。|\. )(.*?) (?:输入参数|Parameters): (\{.*\}) Format the arguments"
-    return [
-        tool(name, text)
-        | {"function": tool(name, text)["function"] | {"parameters": json.loads(it)}}
-        for name, text, it in re.findall(line, system, re.M)
-    ]
+    keys, found = ("name", "description", "parameters"), re.findall(line, system, re.M)
+    return [dict(zip(keys, (name, text, json.loads(schema)))) for name, text, schema in found]
 
 
 def instruction_in(system):
@@ -37,14 +34,11 @@ def instruction_in(system):
 def test_first_request_is_what_the_runtime_sends(shared, name):
     sent = recorded(shared, f"{name}_00")
     system, user = sent[0]["content"], sent[1]["content"]
-    role = re.search(r"你正在扮演(.*?)。|You are playing as (.*?)\.", user.split(")")[0])
-    parts = {
-        "instruction": instruction_in(system),
-        "wording": "0.7.1" if "v071" in name else "0.7.2",
-        "role": (role[1] or role[2]) if role else "",
-        "knowledge": "Empty Response" if name.startswith("agentfabric") else None,
-    }
-    query = user.split(")", 1)[1]
+    prefix, query = user.split(")", 1)
+    role = re.search(r"(?:你正在扮演|You are playing as )(.*?)(?:。|\.)", prefix)
+    parts = {"role": role[1] if role else "", "wording": "0.7.1" if "v071" in name else "0.7.2"}
+    parts["knowledge"] = "Empty Response" if name.startswith("agentfabric") else None
+    parts["instruction"] = instruction_in(system)
     assert agentfabric.first_request(tools_in(system), query, **parts) == sent
 
 
@@ -60,8 +54,8 @@ def test_second_request_is_the_first_with_reply_and_observation(shared, name):
 def test_history_keeps_the_trace_and_drops_the_prefix(shared):
     sent = recorded(shared, "agentfabric_zh_1tool_02")
     system = sent[0]["content"]
-    parts = {"role": "天气助手", "knowledge": "Empty Response"}
-    parts |= {"instruction": instruction_in(system), "history": sent[1:3]}
+    parts = {"role": "天气助手", "knowledge": "Empty Response", "history": sent[1:3]}
+    parts["instruction"] = instruction_in(system)
     assert agentfabric.first_request(tools_in(system), "谢谢", **parts) == sent
 
 
@@ -80,26 +74,13 @@ def test_system_prompt_by_construction():
     assert prompt.startswith("\n# Tools\n\n## You have the following tools:\n\nbook_hotel: book_h")
     assert "\n\n天气: 天气 API。查天气 输入参数: {" in prompt, "in its own description's language"
     assert "must be one of [book_hotel,天气]\n" in prompt
-    assert prompt.endswith(
-        "\n#Instructions\n\nBe brief.\n\nNote: you have the ability to display images and videos, "
-        "as well as the ability to run code. Don't say you can't do it.\n"
-    )
+    assert "\n#Instructions\n\nBe brief.\n\nNote: you have the ability to display" in prompt
     with pytest.raises(ValueError, match="0.5"):
         agentfabric.system_prompt([], "", "en", wording="0.5")
-
-
-@pytest.mark.parametrize(
-    ("query", "history", "language"),
-    [
-        ("hello", [], "en"),
-        ("你好", [], "zh"),
-        ("ok", [{"role": "user", "content": "天气"}], "zh"),
-        ("こんにちは", [], "en"),
-    ],
-)
-def test_the_prompts_language(query, history, language):
-    system = agentfabric.first_request([tool()], query, history=history)[0]["content"]
-    assert ("# 工具" in system) == (language == "zh")
+    earlier = [{"role": "user", "content": "天气"}]
+    for query, history in (("你好", []), ("ok", earlier), ("hello", []), ("こんにちは", [])):
+        system = agentfabric.first_request(tools, query, history=history)[0]["content"]
+        assert ("# 工具" in system) == (query == "你好" or bool(history))
 
 
 def test_what_a_reply_reads_as():
@@ -118,9 +99,7 @@ def test_what_a_reply_reads_as():
 def test_a_rendered_call_reads_back():
     arguments = {"名": '北京\n"x"', "n": [1, True, None]}
     (call,) = agentfabric.read_calls(agentfabric.render_call("查", arguments))
-    assert (call.name, json.loads(call.arguments)) == ("查", arguments)
-    assert agentfabric.calls_of([agentfabric.call_message("查", arguments)]) == [
-        {"name": "查", "arguments": arguments}
-    ]
+    (same,) = agentfabric.calls_of([agentfabric.call_message("查", arguments)])
+    assert (call.name, json.loads(call.arguments)) == ("查", arguments) == tuple(same.values())
     with pytest.raises(agentfabric.Unreadable, match="not Unicode"):
         agentfabric.call_message("t", {"half a pair": "\ud800"})

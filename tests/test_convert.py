@@ -31,49 +31,40 @@ def test_wire_rows_are_the_requests_of_the_openai_path(two_turns):
 
 
 def test_a_prompt_with_knowledge_is_written_out_because_the_template_has_no_room(two_turns):
-    parts = {"instruction": "Be brief.", "role": "clerk", "knowledge": "一段知识"}
-    row = two_turns | parts
+    row = two_turns | {"instruction": "Be brief.", "role": "clerk", "knowledge": "一段知识"}
     system = agentfabric.system_prompt(row["tools"], "Be brief.", "zh", knowledge="一段知识")
-    rows = [*convert.render_rows([row], "wire"), *convert.render_rows([row], "trace")]
-    assert len(rows) == 5
-    for one in rows:
+    (trace,), wire = convert.render_rows([row], "trace"), [*convert.render_rows([row], "wire")]
+    assert [one["messages"][:-1] for one in wire] == [one for one, _ in convert.requests_of(row)]
+    for one in (trace, *wire):
         assert one["tools"] == convert.NO_TOOLS and one["messages"][0]["content"] == system
-    for one, (request, _) in zip(rows, convert.requests_of(row)):
-        assert one["messages"][:-1] == request
 
 
 def test_trace_react_hermes_and_rows_without_tools(row):
-    call, system = BOOK + "\nObservation: ", agentfabric.DEFAULT_INSTRUCTION["en"]
-    answer, end = (
-        "Booked: HB-7, 80 euros.",
-        "\nThought: I now know the final answer\nFinal Answer: ",
-    )
+    call, answer = BOOK + "\nObservation: ", "Booked: HB-7, 80 euros."
     (trace,) = convert.render_rows([row], "trace")
     assert json.loads(trace["tools"]) == row["tools"]
-    assert [one["content"] for one in trace["messages"]] == [
-        system,
-        "(. you can use tools: [book_hotel])Book a hotel in Lisbon for 2 nights.",
-        f"{call}<result>{BOOKED}</result>\nAnswer:{answer}",
-    ]
+    system, user, reply = [one["content"] for one in trace["messages"]]
+    assert system == agentfabric.DEFAULT_INSTRUCTION["en"]
+    assert user == "(. you can use tools: [book_hotel])Book a hotel in Lisbon for 2 nights."
+    assert reply == f"{call}<result>{BOOKED}</result>\nAnswer:{answer}"
     (react,) = convert.render_rows([row], "react")
-    assert react["messages"][1]["content"] == call + BOOKED + end + answer
+    thought = "\nThought: I now know the final answer\nFinal Answer: "
+    assert react["messages"][1]["content"] == call + BOOKED + thought + answer
     (hermes,) = convert.render_rows([row], "hermes")
     assert hermes["messages"] == row["messages"]
+    plain = {"id": "p", "tools": [], "messages": row["messages"][::3]}
     for format in convert.FORMATS:
-        (plain,) = convert.render_rows(
-            [{**row, "tools": [], "messages": row["messages"][::3]}], format
-        )
-        assert plain == {"id": "r1", "tools": convert.NO_TOOLS, "messages": row["messages"][::3]}
+        assert [*convert.render_rows([plain], format)] == [{**plain, "tools": convert.NO_TOOLS}]
 
 
 def test_the_runtime_reads_the_same_calls_from_wire_rows_of_the_authored_set():
     for row in data.read_rows("authored"):
-        replies = [reply for _, reply in convert.requests_of(row) if isinstance(reply, dict)]
-        read = [agentfabric.read_calls(agentfabric.render_call(**reply))[0] for reply in replies]
-        assert [
-            {"name": call.name, "arguments": agentfabric.parse_arguments(call.arguments)}
-            for call in read
-        ] == agentfabric.calls_of(row["messages"])
+        calls = [reply for _, reply in convert.requests_of(row) if isinstance(reply, dict)]
+        assert calls == agentfabric.calls_of(row["messages"])
+        for call in calls:
+            (read,) = agentfabric.read_calls(agentfabric.render_call(**call))
+            arguments = agentfabric.parse_arguments(read.arguments)
+            assert {"name": read.name, "arguments": arguments} == call
 
 
 def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path):
@@ -81,22 +72,25 @@ def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path):
     assets.write_jsonl(tmp_path / "in.jsonl", rows)
     out = tmp_path / "out" / "rows.jsonl"
     report = convert.convert(str(tmp_path / "in.jsonl"), "trace", out)
-    names = ["rows.jsonl", "rows.rejected.jsonl", "rows.report.json"]
-    assert sorted(path.name for path in out.parent.iterdir()) == names
-    kept = [row for row in rows if len(row) > 1]
-    converted = map(ms_agent.to_canonical, kept)
-    assert assets.read_jsonl(out) == [*convert.render_rows(converted, "trace")]
+    assert len(list(out.parent.iterdir())) == 3, "rows, rejected rows, report"
+    kept = [ms_agent.to_canonical(row) for row in rows if len(row) > 1]
+    assert assets.read_jsonl(out) == [*convert.render_rows(kept, "trace")]
     rejected = assets.read_jsonl(out.with_suffix(".rejected.jsonl"))
-    assert [(one["line"], one["row"]) for one in rejected] == [
-        (n, rows[n - 1]) for n in range(7, 99, 7)
-    ]
+    assert {one["line"]: one["row"] for one in rejected} == {
+        n: rows[n - 1] for n in range(7, 99, 7)
+    }
     assert (report.rows_in, report.converted, report.rows_out) == (99, 85, 85)
     assert [*report.rejected.values()] == [14] and "14 rejected" in convert.table(report)
-    written = json.loads(out.with_suffix(".report.json").read_text("utf-8"))
-    assert written["rejected"] == report.rejected
+    assert json.loads(out.with_suffix(".report.json").read_text("utf-8")) == report._asdict()
 
 
-def test_strict_names_the_line_and_writes_nothing(tmp_path, capsys):
+def test_mistakes_get_one_line_and_strict_writes_nothing(tmp_path, capsys):
+    for source, out, message in (
+        ("no-such.jsonl", "x", "no-such"),
+        ("authored", __file__, "write"),
+    ):
+        assert convert.main([source, "--out", f"{out}/x.jsonl"]) == 1
+        assert message in capsys.readouterr().err
     source, out = tmp_path / "in.jsonl", tmp_path / "o" / "rows.jsonl"
     source.write_text(json.dumps(good_row()) + '\n{"id": "cut off\n', "utf-8")
     assert convert.main([str(source), "--out", str(out), "--strict"]) == 1
@@ -111,18 +105,6 @@ def test_a_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setitem(convert.FORMATS, "wire", convert.Format("", "", failing))
-    with pytest.raises(assets.KitError, match="disk is full"):
+    with pytest.raises(assets.KitError, match="No space left"):
         convert.convert("authored", "wire", tmp_path / "rows.jsonl")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["no-such-file.jsonl", "--out", "x.jsonl"], "does not exist"),
-        (["authored", "--out", f"{__file__}/x.jsonl"], "Could not write"),
-    ],
-)
-def test_mistakes_get_one_line(arguments, message, capsys):
-    assert convert.main(arguments) == 1
-    assert message in capsys.readouterr().err

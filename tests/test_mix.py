@@ -8,10 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import assets, convert, profiles, tokens
-from helpers.study import (
-    formats,  # noqa: F401  adds its formats
-    mix,
-)
+from helpers.study import formats, mix  # noqa: F401  (formats: adds the study's formats)
 
 SMOKE = profiles.get("smoke")
 
@@ -44,10 +41,9 @@ def test_a_budget_is_kept_to_the_row_and_rows_repeat_equally_often(agents, gener
 def test_the_order_of_the_rows_does_not_matter_and_the_seed_does(agents, generals, seed):
     agent, general = rows("agent", 12), rows("general", 9)
     mixed = mix.mix(agent, general, 0.4, 10, seed)
-    assert (
-        mix.mix([agent[i] for i in agents], [general[i] for i in generals], 0.4, 10, seed) == mixed
-    )
     assert mix.mix(agent, general, 0.4, 10, seed + 1) != mixed
+    agent, general = [agent[i] for i in agents], [general[i] for i in generals]
+    assert mix.mix(agent, general, 0.4, 10, seed) == mixed
 
 
 def test_a_larger_share_holds_the_general_rows_of_a_smaller_one_and_all_are_spread():
@@ -57,26 +53,18 @@ def test_a_larger_share_holds_the_general_rows_of_a_smaller_one_and_all_are_spre
     assert 70 < len(ids(many[:200], "general")) < 130
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_wrong_share_is_named(share):
-    with pytest.raises(ValueError, match="between 0"):
-        mix.mix(rows("agent", 5), rows("general", 5), share, 5, 42)
-
-
 @pytest.mark.parametrize("name", ["Kit", ("小智", "Kit")])
 def test_names_come_out_as_from_swifts_own_preprocessor(name):
     from swift.dataset.dataset.llm import SelfCognitionPreprocessor
 
     theirs = SelfCognitionPreprocessor()
     theirs.set_name_author((name, name) if isinstance(name, str) else name, ("甲", "B."))
-    given_rows = assets.read_jsonl(assets.dataset_file("self_cognition"))
     for split in ("train", "heldout"):
-        expected = [
-            theirs.preprocess({key: row[key] for key in ("query", "response", "tag")})["messages"]
-            for row in given_rows
-            if row["split"] == split
-        ]
+        given_rows = assets.read_jsonl(assets.dataset_file("self_cognition"))
+        given_rows = [row for row in given_rows if row["split"] == split]
+        given_rows = [{key: row[key] for key in ("query", "response", "tag")} for row in given_rows]
         filled = mix.self_cognition(split, name=name, author=("甲", "B."))
+        expected = [theirs.preprocess(row)["messages"] for row in given_rows]
         assert [row["messages"] for row in filled] == expected
 
 
@@ -87,7 +75,10 @@ def test_swifts_own_file_fills_in_too(shared):
     assert "{{" not in json.dumps(filled) and not any(row["tools"] for row in filled)
 
 
-def test_what_is_not_there_or_too_much_is_named():
+def test_what_is_not_there_or_out_of_range_is_named():
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="between 0"):
+            mix.mix(rows("agent", 5), rows("general", 5), share, 5, 42)
     for choice in ({"split": "test"}, {"languages": ["de"]}):
         with pytest.raises(ValueError, match="no rows of split"):
             mix.general(**choice)

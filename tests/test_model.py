@@ -1,11 +1,10 @@
-"""Asking a model: in this process with a tiny random one, over HTTP against a double of a server."""
+"""A model asked in this process (a tiny random one) and over HTTP (a double of a server)."""
 
 import http.server
 import json
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 import torch
@@ -65,20 +64,18 @@ def test_losses_are_those_of_the_model_on_the_labels(model, adapter, row):
 
 
 class Double(http.server.BaseHTTPRequestHandler):
-    """Answers each request with `server.answer`: (status, body), "dies" or "hangs"."""
+    """Answers every request with `server.answer`: (status, body), or None: not in time."""
 
     def do_POST(self):
         length = int(self.headers["Content-Length"])
         self.server.requests.append(json.loads(self.rfile.read(length)))
-        if self.server.answer == "hangs":
+        if self.server.answer is None:
             return time.sleep(3)
-        status, body = (200, b'{"choi') if self.server.answer == "dies" else self.server.answer
-        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        status, body = self.server.answer
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", "900" if self.server.answer == "dies" else len(body))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
 
     def log_message(self, *_):
         """Quiet."""
@@ -86,15 +83,12 @@ class Double(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def answering(answer):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Double)
-    server.answer, server.requests = answer, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Double) as server:
+        server.answer, server.requests = answer, []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
         yield server.requests, Endpoint(url, {None: "m"}, timeout=1, parallel=2)
-    finally:
         server.shutdown()
-        server.server_close()
 
 
 def chat(content, reason="stop"):
@@ -107,35 +101,31 @@ def test_a_request_names_everything_that_a_server_could_decide_otherwise():
     with answering((200, chat("hi", "length"))) as (requests, endpoint):
         (reply,) = endpoint.ask([HELLO], max_new_tokens=7)
     assert reply == "hi" and not reply.finished
-    wanted = {"model": "m", "messages": HELLO, "temperature": 0, "max_tokens": 7}
-    assert requests == [{**wanted, "stop": ["Observation:", "Observation:\n"]}]
+    decided = {"temperature": 0, "max_tokens": 7, "stop": ["Observation:", "Observation:\n"]}
+    assert requests == [{"model": "m", "messages": HELLO, **decided}]
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ((200, b"<html>a proxy's page</html>"), "cannot be read.*a proxy's page"),
-        ((200, {"choices": []}), "cannot be read"),
-        ((200, chat(None)), "cannot be read.*no text"),
-        ((200, chat("half", None)), "cannot be read.*no finish_reason"),
-        ((200, chat(["a", "list"])), "cannot be read"),
-        ((400, {"message": "`m` is not in ['base']"}), "refused to ask 'm' .HTTP 400.*base"),
-        ((500, b"Internal Server Error"), "refused.*HTTP 500"),
-        ("dies", "gave no answer.*See the end of its log"),
-        ("hangs", "gave no answer within 1 s"),
-    ],
-)
+UNUSABLE = [
+    ((200, b"<html>a proxy's page</html>"), "cannot be read"),
+    ((200, {"choices": []}), "cannot be read"),
+    ((200, chat(["a", "list"])), "cannot be read.*no text"),
+    ((200, chat("half", None)), "cannot be read.*no finish_reason"),
+    ((400, {"message": "`m` is not in ['base']"}), "refused to ask 'm' .HTTP 400.*base"),
+    ((500, b"Internal Server Error"), "refused.*HTTP 500"),
+    (None, "gave no answer within 1 s"),
+]
+
+
+@pytest.mark.parametrize(("answer", "message"), UNUSABLE)
 def test_an_unusable_answer_is_explained_and_ends_the_batch(answer, message):
-    started = time.monotonic()
-    with answering(answer) as (requests, endpoint):
-        with pytest.raises(KitError, match=message):
-            endpoint.ask([HELLO] * 100)
-    assert time.monotonic() - started < 15 and len(requests) < 50
+    with answering(answer) as (requests, endpoint), pytest.raises(KitError, match=message):
+        endpoint.ask([HELLO] * 100)
+    assert len(requests) < 50
 
 
 def test_no_server_at_all_and_no_such_adapter():
     endpoint = Endpoint("http://127.0.0.1:9/v1", {None: "m"})
-    with pytest.raises(KitError, match="gave no answer.*Has it stopped"):
+    with pytest.raises(KitError, match="gave no answer.*See the end of its log"):
         endpoint.ask([HELLO])
     with pytest.raises(KitError, match="serves no adapter elsewhere"):
-        replace(endpoint, timeout=1).ask([HELLO], "elsewhere")
+        endpoint.ask([HELLO], "elsewhere")

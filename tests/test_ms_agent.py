@@ -1,20 +1,12 @@
 """The ms_agent parser: genuine prompts, odd ones, the way back, and rows that must be rejected."""
 
-import copy
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import assets, data, ms_agent
 from helpers.agentfabric import calls_of, function_of
-
-FRAME = (
-    "Answer the following questions as best you can. You have access to the following APIs:\n"
-    "{tools}\n\nUse the following format:\n\nThought: you should always think about what to do\n"
-    "Begin!"
-)
 
 
 def tool_text(name, number=1, description="Weather", listed=()):
@@ -29,25 +21,21 @@ def parameter(name, required="True", **more):
 
 
 def parsed(*tools):
-    return [
-        function_of(tool) for tool in ms_agent.parse_tools(FRAME.format(tools="\n\n".join(tools)))
-    ]
+    return [function_of(tool) for tool in ms_agent.parse_tools("\n\n".join(tools))]
 
 
 def good_row():
     tools = tool_text("w", listed=[parameter("city"), parameter("deep", "False")])
-    reply = (
-        "Thought: look\nAction: w\nAction Input: {'city': 'X', 'deep': [1, True, None]}\n"
-        "Observation: {'t': 3}\nThought: I now know the final answer\nFinal Answer: 3 degrees."
-    )
-    turns = [("system", FRAME.format(tools=tools)), ("user", "weather in X?"), ("assistant", reply)]
+    reply = "Thought: look\nAction: w\nAction Input: {'city': 'X', 'deep': [1, True, None]}\n"
+    reply += "Observation: {'t': 3}\nThought: I know\nFinal Answer: 3 degrees."
+    turns = ("system", tools + "\n\nBegin!"), ("user", "weather in X?"), ("assistant", reply)
     return {"id": "a", "conversations": [{"from": who, "value": value} for who, value in turns]}
 
 
 def test_every_genuine_prompt_is_parsed_whole(shared):
     for row in assets.read_jsonl(shared / "ms_agent_real" / "ms_agent_real_system_prompts.jsonl"):
         system = row["system"]
-        tools = [function_of(tool) for tool in ms_agent.parse_tools(system)]
+        tools = parsed(system)
         schemas = [tool["parameters"] for tool in tools]
         assert len(tools) == system.count("Call this tool to interact with")
         assert sum(len(one["properties"]) for one in schemas) == system.count('{"name": ')
@@ -78,12 +66,10 @@ def test_all_authored_rows_convert_there_and_back_and_no_call_is_lost():
 
 
 def test_names_with_spaces_many_tools_and_tools_without_parameters():
-    city = [parameter("city")]
-    listed = [tool_text(f"t {n}", n, listed=city if n % 2 else ()) for n in range(1, 12)]
-    tools = parsed(*listed)
+    listed = ((), [parameter("city")])
+    tools = parsed(*[tool_text(f"t {n}", n, listed=listed[n % 2]) for n in range(1, 12)])
     assert [one["name"] for one in tools] == [f"t {n}" for n in range(1, 12)]
     assert [one["parameters"]["required"] for one in tools] == [["city"], []] * 5 + [["city"]]
-    assert parsed("3. fire: Call this tool to interact with the fire API. Parameters: []")
 
 
 def test_nested_brackets_odd_words_and_boolean_required():
@@ -91,61 +77,44 @@ def test_nested_brackets_odd_words_and_boolean_required():
     ids = parameter("ids", True, type="array", items={"type": "array"})
     listed = [ids, {"name": "bare"}, parameter("o", False)]
     (one,) = parsed(tool_text("t", description=described, listed=listed))
-    assert one["description"] == described
-    properties = {
-        "ids": {"description": "the ids", "type": "array", "items": {"type": "array"}},
-        "bare": {},
-        "o": {"description": "the o"},
-    }
-    assert one["parameters"] == {"type": "object", "required": ["ids"], "properties": properties}
-
-
-def test_python_arguments_become_json():
-    messages = ms_agent.to_canonical(good_row())["messages"]
-    assert messages[1]["content"] == (
-        '{"name": "w", "arguments": {"city": "X", "deep": [1, true, null]}}'
-    )
-    assert messages[2:] == [
-        {"role": "tool_response", "content": "{'t': 3}"},
-        {"role": "assistant", "content": "3 degrees."},
-    ]
+    assert (one["description"], one["parameters"]["required"]) == (described, ["ids"])
+    ids = {"description": "the ids", "type": "array", "items": {"type": "array"}}
+    found = one["parameters"]["properties"]
+    assert found == {"ids": ids, "bare": {}, "o": {"description": "the o"}}
 
 
 END = "\nObservation: y\nFinal Answer: z"
 
 
-@pytest.mark.parametrize(
-    ("turn", "value", "reason"),
-    [
-        (0, "You are helpful.", "lists no tool"),
-        (0, FRAME.format(tools=tool_text("w") + "{").replace("[]", "[{name}]"), "not a JSON list"),
-        (1, "  ", "empty user turn"),
-        (1, 7, "a row: conversations: value: Input should be a valid string"),
-        (2, "Action: w\nFinal Answer: x", "not followed by Action Input"),
-        (2, "Action: w\nAction Input: {", "not followed by Action Input"),
-        (2, "Action: w\nAction Input: X" + END, "not an object"),
-        (2, "Action: v\nAction Input: {}" + END, "does not list"),
-        (2, "Action: w\nAction Input: {}" + END, "leaves out a required"),
-        (2, "Action: w\nAction Input: {'city': 'a', 'b': 1}" + END, "does not have"),
-        (2, "Thought: hm", "does not end in one Final Answer"),
-        (2, "Thought: hm\nFinal Answer:", "empty answer"),
-    ],
-)
-def test_rejected_rows_keep_their_line_reason_and_row(tmp_path, turn, value, reason):
-    bad, headless = good_row(), good_row()
-    bad["conversations"][turn]["value"] = value
-    headless["conversations"].pop(0)
-    assets.write_jsonl(tmp_path / "x.jsonl", [good_row(), bad, headless, {"id": "none"}])
-    good, first, second, third = data.read_rows(tmp_path / "x.jsonl")
-    assert (good["id"], first.line, first.id, first.row) == ("a", 2, "a", bad)
-    assert reason in first.reason
-    assert [second.reason, third.reason] == [
-        "turns are not system, user, assistant, user, assistant, …"
-    ] * 2
+BROKEN = [
+    (0, "You are helpful.", "lists no tool"),
+    (0, tool_text("w").replace("[]", "[{name}]"), "not a JSON list"),
+    (1, "  ", "an empty turn"),
+    (1, 7, "a row: conversations: value: Input should be a valid string"),
+    (2, "Action: w\nFinal Answer: x", "not followed by Action Input"),
+    (2, "Action: w\nAction Input: X" + END, "not an object"),
+    (2, "Action: w\nAction Input: {}" + END, "leaves out a required"),
+    (2, "Action: w\nAction Input: {'city': 'a', 'b': 1}" + END, "does not have"),
+    (2, "Thought: hm", "does not end in one Final Answer"),
+]
+
+
+def test_nothing_is_repaired_by_guessing(tmp_path):
+    rows = [good_row() for _ in range(len(BROKEN) + 2)]
+    for row, (turn, value, _) in zip(rows[2:], BROKEN):
+        row["conversations"][turn]["value"] = value
+    rows[1]["conversations"].pop(0)
+    assets.write_jsonl(tmp_path / "x.jsonl", rows)
+    good, headless, *rejected = data.read_rows(tmp_path / "x.jsonl")
+    assert headless.reason.startswith("turns are not system, user")
+    for one, (_, _, reason) in zip(rejected, BROKEN, strict=True):
+        assert reason in one.reason
+    call = '{"name": "w", "arguments": {"city": "X", "deep": [1, true, null]}}'
+    assert [one["content"] for one in good["messages"][1:]] == [call, "{'t': 3}", "3 degrees."]
 
 
 VALUES = st.recursive(
-    st.text() | st.integers() | st.booleans() | st.none() | st.floats(-1e9, 1e9),
+    st.text(max_size=9) | st.integers() | st.booleans() | st.none() | st.floats(-1e9, 1e9),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
@@ -155,17 +124,3 @@ VALUES = st.recursive(
 def test_an_input_reads_the_same_as_python_literal_and_as_json(arguments):
     assert ms_agent.parse_input(repr(arguments)) == arguments
     assert ms_agent.parse_input(json.dumps(arguments)) == arguments
-
-
-@given(st.data())
-def test_mutated_rows_are_read_or_unreadable(draw):
-    row = copy.deepcopy(good_row())
-    turn = draw.draw(st.sampled_from(row["conversations"]))
-    text, cut = turn["value"], draw.draw(st.integers(0, len(turn["value"])))
-    added = draw.draw(st.text(max_size=9))
-    cases = [text[:cut], text[cut:], text[:cut] + added + text[cut:], "\x00" + text, text * 3]
-    turn["value"] = draw.draw(st.sampled_from(cases))
-    try:
-        assert ms_agent.to_canonical(row)["messages"][-1]["role"] == "assistant"
-    except ms_agent.Unreadable as error:
-        assert str(error)

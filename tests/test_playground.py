@@ -7,7 +7,7 @@ import ipywidgets as widgets
 import pytest
 
 from helpers.agent import Step, execute, run, schemas
-from helpers.agentfabric import Call
+from helpers.agentfabric import Call, read_calls
 from helpers.playground import compare_html, notes, playground, step_html, transcript_html
 
 WEATHER = 'Action: get_weather\nAction Input: {"city": "Paris"}'
@@ -71,21 +71,23 @@ class Panel:
         return "\n".join(words("".join(one.value for one in self.all(widgets.HTML))))
 
 
-def call_of(reply, name, arguments, result=None):
-    return Step("call", reply, call=Call(name, arguments), result=result)
+def step_from(reply, result=None):
+    calls = read_calls(reply)
+    return Step(
+        "call" if calls else "answer", reply, call=calls[0] if calls else None, result=result
+    )
 
 
 def test_a_call_shows_labelled_blocks_in_order():
-    step = call_of(WEATHER, "get_weather", '{"city": "Paris"}', "fog")
     blocks = ["Action", "get_weather", "Action Input", '{"city": "Paris"}', "Observation", "fog"]
-    assert words(step_html(step)) == [*blocks, "Raw reply", WEATHER]
-    assert "Observation" not in step_html(call_of(WEATHER, "get_weather", "{}"))
+    assert words(step_html(step_from(WEATHER, "fog"))) == [*blocks, "Raw reply", WEATHER]
+    assert "Observation" not in step_html(step_from(WEATHER))
     assert step_html(Step("request", messages=({"role": "user", "content": "x"},))) == ""
 
 
 def test_what_a_model_wrote_is_text_never_markup():
     steps = [Step("answer", EVIL), Step("error", EVIL), Step("answer", "Action:" + EVIL)]
-    for step in [*steps, call_of(*[EVIL] * 4)]:
+    for step in [*steps, Step("call", EVIL, call=Call(EVIL, EVIL), result=EVIL)]:
         html = transcript_html([step], schemas(["get_weather"]))
         assert "<" not in re.sub(TAG, "", html) and EVIL in "\n".join(words(html))
     page = words(compare_html({"<base>": [Step("answer", "no")], "tuned": [Step("answer", "yes")]}))
@@ -93,44 +95,32 @@ def test_what_a_model_wrote_is_text_never_markup():
     assert shown == ["<base>", "no", "no", "tuned", "yes", "yes"]  # each answer also as raw reply
 
 
-UNREADABLE = {
+NOTES = {  # a reply → what its note says
     "Action:get_weather\nAction Input: {}": "no space after the colon",
     "Action: get_weather\nAction Input:{}": "no space after the colon",
     "Action：get_weather\nAction Input：{}": "full-width colon",
     "Action: get_weather\n\nAction Input: {}": "empty line",
     "Action: get_weather": "is missing",
-    "My Action would be to look it up": "not the two lines",
+    "My Action would be to look it up": "Unreadable call: it is not the two lines",
+    " \n": "Empty reply",
+    "Action: nope\nAction Input: {}": "Unknown tool: 'nope' is not one of [get_weather].",
+    "Action: get_weather\nAction Input: {'city': True}": "Malformed JSON in Action Input: <string>",
+    WEATHER.replace("}", ', "zoom": 1}'): "Ignored: 'zoom', which get_weather does not have.",
+    f"{WEATHER}\n{ALERT}": "The reply has 2 calls; the runtime runs only the first.",
 }
 
 
-@pytest.mark.parametrize("reply, reason", UNREADABLE.items())
-def test_an_unreadable_call_is_named_with_its_likely_reason(reply, reason):
-    (note,) = notes(Step("answer", reply))
-    assert note.startswith("Unreadable call: ") and reason in note
-
-
-def test_notes_on_a_call_that_cannot_run():
-    tools, noted = (
-        schemas(["get_weather"]),
-        'Malformed JSON in Action Input: <string>:1 Unexpected "T"',
-    )
-    unknown = ["Unknown tool: 'nope' is not one of [get_weather]."]
-    assert notes(call_of("", "nope", "{}"), tools) == unknown
-    assert notes(call_of("", "nope", "{}")) == []  # without the tools, no tool is unknown
-    assert notes(call_of("", "get_weather", "{'city': True}"), tools)[0].startswith(noted)
-    extra = ["Ignored: 'zoom', which get_weather does not have."]
-    assert notes(call_of("", "get_weather", '{"city": "Paris", "zoom": 1}'), tools) == extra
-    two = ["The reply has 2 calls; the runtime runs only the first."]
-    assert notes(call_of(f"{WEATHER}\n{ALERT}", "get_weather", "{}"), tools) == two
-    assert notes(call_of(WEATHER, "get_weather", '{"city": "Paris"}'), tools) == []
-
-
-def test_answers_that_are_none_say_so():
+def test_notes_say_what_a_reader_may_overlook():
+    tools = schemas(["get_weather"])
+    for reply, text in NOTES.items():
+        (note,) = notes(step_from(reply), tools)
+        assert text in note and note in words(step_html(step_from(reply), tools))
+    assert (
+        notes(step_from(WEATHER), tools) == notes(step_from(ALERT)) == []
+    )  # no tools: none unknown
     assert "No tool call" in transcript_html([Step("answer", "I am a model.")])
-    after = [call_of(WEATHER, "get_weather", "{}", "fog"), Step("answer", "There is fog.")]
-    assert "Note" not in transcript_html(after)
-    assert "Empty reply" in transcript_html([Step("answer", " \n")])
-    endless = run(schemas(["get_weather"]), "weather?", ScriptedModel(*[WEATHER] * 10), execute)
+    assert "Note" not in transcript_html([step_from(WEATHER, "fog"), Step("answer", "Fog.")])
+    endless = run(tools, "weather?", ScriptedModel(*[WEATHER] * 10), execute)
     assert "No answer when the turn limit was reached." in transcript_html(endless)
 
 
@@ -203,17 +193,14 @@ def test_a_tool_without_local_function_is_always_played():
     )
 
 
-@pytest.mark.parametrize(
-    "failure, shown",
-    [(RuntimeError("no <port>"), "RuntimeError: no <port>"), (5, "AttributeError")],
-)
-def test_a_model_that_fails_is_shown_and_the_others_go_on(failure, shown):
-    models = {"broken": ScriptedModel(WEATHER, failure), "sound": ScriptedModel("I am fine.")}
-    panel = Panel(models)
+def test_models_that_fail_are_shown_and_the_others_go_on():
+    failing = {"one": ScriptedModel(WEATHER, RuntimeError("no <port>")), "two": ScriptedModel(5)}
+    panel = Panel(failing | {"sound": ScriptedModel("I am fine.")})
     panel.ask(play=True)
     panel.click("Send")
-    assert "light rain" in panel.text and shown in panel.text and "I am fine." in panel.text
-    assert not panel.busy and panel.observation() is None and "thinking" not in panel.text
+    shown = ("light rain", "RuntimeError: no <port>", "AttributeError", "I am fine.")
+    assert all(text in panel.text for text in shown) and "thinking" not in panel.text
+    assert not panel.busy and panel.observation() is None
 
 
 def test_an_interrupt_stops_all_and_leaves_the_panel_usable():

@@ -46,13 +46,10 @@ def test_the_live_curve_is_drawn_when_the_log_grows(monkeypatch):
     assert len(drawn) == 2 and not plt.get_fignums()
 
 
-def test_the_table_says_share_interval_and_n():
+def test_table_and_caption_say_what_the_numbers_depend_on():
     table = plots.comparison(evaluate.kept_scores(RECORD))
     assert list(table.columns) == ["base", "tuned, step 176"]
     assert table.loc["success rate", "tuned, step 176"] == "31% [18%, 49%] n=32"
     assert table.loc["faithful answer", "base"] == "–", "nothing was called"
-
-
-def test_the_caption_says_what_the_numbers_depend_on():
     words = ("smollm2", "wire", "float32", "2 cores", "176 synthetic rows", "seed 42", "n = 40")
     assert all(word in plots.caption(RECORD.manifest()) for word in words)

@@ -23,26 +23,12 @@ def test_the_original_recipe_is_the_documents_command(shared):
     assert profiles.ORIGINAL_RECIPE == said == profiles.get("original").recipe
 
 
-def test_the_laptop_recipe_is_the_original_one_with_changes_that_have_reasons():
-    laptop = profiles.get("laptop").recipe
-    changed = {key for key in laptop if laptop[key] != profiles.ORIGINAL_RECIPE[key]}
-    assert changed == set(profiles.LAPTOP_CHANGES)
-    assert all(value == laptop[key] for key, (value, _) in profiles.LAPTOP_CHANGES.items())
-
-
-@pytest.mark.parametrize(
-    ("has", "onednn", "dtype"),
-    [
-        ({"avx2": True, "avx512_f": True}, True, "float32"),
-        ({"avx512_bf16": True}, True, "bfloat16"),
-        ({"amx_bf16": True}, True, "bfloat16"),
-        ({"bf16": True}, True, "bfloat16"),
-        ({"bf16": True}, False, "float32"),
-    ],
-)
-def test_the_number_format_follows_from_what_the_cpu_has(monkeypatch, has, onednn, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+@pytest.mark.parametrize("feature", ["avx512_f", "avx512_bf16", "amx_bf16", "bf16", "sve_bf16"])
+@pytest.mark.parametrize("used", [True, False])
+def test_the_number_format_follows_from_what_the_cpu_has(monkeypatch, feature, used):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: used)
+    dtype = "bfloat16" if used and feature != "avx512_f" else "float32"
     laptop = profiles.get("laptop")
     assert profiles.dtype_of(laptop) == train.recipe_of(laptop)["torch_dtype"] == dtype
     assert profiles.dtype_of(profiles.get("laptop", torch_dtype="float32")) == "float32"

@@ -31,20 +31,16 @@ ROOMS = {  # behind the fourteen: what a room may import of the other rooms
 
 def imported(path) -> set[str]:
     """The modules of helpers that a file imports, anywhere in it, as dotted names below helpers."""
-    found = set()
-    here = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    known, found = {f"helpers.{module_of(one)}" for one in HELPERS}, set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {alias.name for alias in node.names} & known
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = here.split(".")[: len(here.split(".")) + 1 - node.level]
-                base = ".".join([*parent, *([base] if base else [])])
-            found |= {f"{base}.{alias.name}" for alias in node.names} | {base}
-    known = {module_of(one) for one in HELPERS}
-    names = {name.removeprefix("helpers.") for name in found if name.startswith("helpers.")}
-    return {name for name in names if name in known}
+            assert not node.level, f"{path}: helpers are imported by their whole name"
+            for alias in node.names:  # from helpers.room import module, or a name of helpers.room
+                whole = f"{node.module}.{alias.name}"
+                found |= {whole if whole in known else node.module} & known
+    return {name.removeprefix("helpers.") for name in found}
 
 
 def module_of(path) -> str:

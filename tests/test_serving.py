@@ -136,14 +136,12 @@ def test_an_incomplete_adapter_or_model_is_named_before_anything_starts(copied, 
 def test_base_and_adapter_are_served_side_by_side(over_http, in_process, checkpoint, asked):
     assert [model.id for model in over_http.client().models.list()] == ["base", "tuned"]
     for adapter in (None, checkpoint, None):
-        replies, expected = over_http.ask(asked, adapter), in_process.ask(asked, adapter)
-        assert replies == expected
-        assert [one.finished for one in replies] == [one.finished for one in expected]
+        for reply, expected in zip(over_http.ask(asked, adapter), in_process.ask(asked, adapter)):
+            assert (reply, reply.finished) == (expected, expected.finished)
     assert over_http.ask(asked) != over_http.ask(asked, checkpoint), "two different models"
     assert not over_http.ask([HELLO], max_new_tokens=1)[0].finished
     many = [[SYSTEM, {"role": "user", "content": f"Hello {'x ' * i}"}] for i in range(12)]
-    one_by_one = [over_http.ask([one], checkpoint)[0] for one in many]
-    assert over_http.ask(many, checkpoint) == one_by_one, "in parallel, and in order"
+    assert over_http.ask(many, checkpoint) == [over_http.ask([x], checkpoint)[0] for x in many]
 
 
 def test_the_tool_loop_over_http_runs_the_same_episode(over_http, in_process, checkpoint, dialogue):
@@ -160,8 +158,7 @@ def test_the_tool_loop_over_http_runs_the_same_episode(over_http, in_process, ch
 
 
 def test_native_tools_reach_the_model_as_the_prompt_of_training(over_http, dialogue, asked):
-    """With the agent template "agentfabric" the server writes the block that our renderer writes;
-    and a streamed reply is the same reply."""
+    """The agent template "agentfabric" writes our renderer's block; streaming gives the same."""
     ask = over_http.client().chat.completions.create
     ours = ask(model="tuned", messages=asked[1])
     native = ask(model="tuned", messages=asked[1][1:], tools=dialogue["tools"])

@@ -1,7 +1,6 @@
 """Held out by tool: disjoint, complete, and the same rows for the same seed."""
 
 import hashlib
-import json
 
 import pytest
 from conftest import tool
@@ -19,10 +18,7 @@ def numbered(*numbers):
 
 
 def identities(rows):
-    tools = [
-        json.loads(row["tools"]) if isinstance(row["tools"], str) else row["tools"] for row in rows
-    ]
-    return {split.tool_identity(one) for listed in tools for one in listed}
+    return {split.tool_identity(one) for row in rows for one in data.openai_tools(row["tools"])}
 
 
 @pytest.mark.parametrize("name", ["smoke", "laptop", "gpu"])
@@ -38,8 +34,7 @@ def test_no_tool_of_a_held_out_case_was_ever_in_a_training_prompt(name):
         assert len(row["tools"]) <= profile.max_tools
         assert len(agentfabric.json_text(row)) <= profile.max_chars
     calling = [bool(agentfabric.calls_of(row["messages"])) for row in rows["cases"]]
-    assert calling == sorted(calling, reverse=True), "calling ones first, then one in five silent"
-    assert calling.count(False) <= profile.cases // 5
+    assert calling == sorted(calling, reverse=True) and calling.count(False) <= profile.cases // 5
 
 
 def test_the_authored_split_loses_no_row_and_holds_out_a_share_of_each_language():
@@ -49,17 +44,15 @@ def test_the_authored_split_loses_no_row_and_holds_out_a_share_of_each_language(
     assert parts.mixed == [] and 0 < len(parts.similar) < 0.03 * len(rows)
     assert identities(parts.train).isdisjoint(identities(parts.heldout))
     for language in ("en", "zh"):
-        train, heldout = (
-            sum(data.row_language(row) == language for row in part)
-            for part in (parts.train, parts.heldout)
-        )
+        train = sum(data.row_language(row) == language for row in parts.train)
+        heldout = sum(data.row_language(row) == language for row in parts.heldout)
         assert 0.1 < heldout / (train + heldout) < 0.45
     assert parts == split.by_tool(rows), "the same seed draws the same split"
+    one_group = split.by_tool([numbered(a, b) for a in range(12) for b in range(a)], 0.3)
+    assert one_group.train and one_group.heldout and one_group.mixed
 
 
-@given(
-    st.lists(st.sets(st.integers(0, 12), max_size=3), min_size=1, max_size=25), st.integers(0, 3)
-)
+@given(st.lists(st.sets(st.integers(0, 12), max_size=3), min_size=1), st.integers(0, 3))
 def test_any_split_is_disjoint_and_complete(prompts, seed):
     rows = [numbered(*names) for names in prompts]
     parts = split.by_tool(rows, 0.3, seed)
@@ -68,17 +61,10 @@ def test_any_split_is_disjoint_and_complete(prompts, seed):
     assert sorted(map(str, kept)) == sorted(map(str, rows))
 
 
-def test_one_big_group_of_tools_is_split_singly_and_mixed_rows_are_kept_out():
-    parts = split.by_tool([numbered(a, b) for a in range(12) for b in range(a)], 0.3)
-    assert parts.train and parts.heldout and parts.mixed
-
-
 def test_training_rows_that_read_like_a_held_out_one_are_left_out():
     def asking(query, description):
-        return {
-            "tools": [tool(description=description)],
-            "messages": [{"role": "user", "content": query}],
-        }
+        message = {"role": "user", "content": query}
+        return {"tools": [tool(description=description)], "messages": [message]}
 
     heldout = asking("When does train 4711 to Porto leave?", "Look up the timetable of a railway")
     alike = [

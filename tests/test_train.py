@@ -37,10 +37,6 @@ def family_of(parent):
     return psutil.Process(parent.pid).children(recursive=True)
 
 
-def started(code):
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-
-
 def test_a_run_leaves_its_profile_recipe_data_checkpoints_and_manifest(run):
     assert [checkpoint.step for checkpoint in run.checkpoints] == list(range(0, 32, 2))
     facts = run.manifest()
@@ -59,7 +55,7 @@ def test_a_finished_run_is_opened_without_preparing_anything(run, capsys, monkey
     monkeypatch.setattr(train, "prepare_data", None)
     monkeypatch.setattr(assets, "model_dir", None)
     assert train.finetune(SMOKE, "test-train") == train.open_run(SMOKE, "test-train") == run
-    assert "Reusing the finished run 'test-train': 15 checkpoints" in capsys.readouterr().out
+    assert "Reusing the finished run 'test-train', trained to step 30" in capsys.readouterr().out
     assert train.finetune(SMOKE, "test-train", data={**data, "cases": run.cases}) == run
     with pytest.raises(KitError, match="begun with other data"):
         train.finetune(SMOKE, "test-train", data={**data, "cases": run.cases[1:]})
@@ -85,7 +81,7 @@ def test_killed_then_interrupted_then_resumed_ends_as_an_unbroken_run(run, tmp_p
     broken = train.open_run(SMOKE, "broken", tmp_path)
     smoke = "profiles.get('smoke', train_rows=60)"
     code = f"from helpers import profiles, train; train.finetune({smoke}, {str(broken.path)!r})"
-    parent = started(code)
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     assert wait_for(lambda: len(broken.checkpoints) > 1, 240)
     with pytest.raises(KitError, match="is being trained by another process"):
         train.finetune(SMOKE, "broken", root=tmp_path)
@@ -156,30 +152,18 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if sys.argv[1] == "parent":
     subprocess.Popen([sys.executable, __file__, "child"])
 print(sys.argv[1], flush=True)
-time.sleep(1 if sys.argv[1:] == ["parent", "ends"] else 600)
+time.sleep(1 if sys.argv[1] == "parent" else 600)
 """
 
 
-@pytest.mark.parametrize("case", ["left", "program over", "starter killed"])
-def test_the_whole_family_of_a_program_ends(case, tmp_path):
-    """Two processes that ignore a polite request; the second may outlive the first."""
+def test_the_whole_family_of_a_program_ends_with_the_block(tmp_path):
+    """Two processes that ignore a polite request; the second outlives the first."""
     (tmp_path / "stubborn.py").write_text(STUBBORN, "utf-8")
-    command = [sys.executable, str(tmp_path / "stubborn.py"), "parent"]
-    log = tmp_path / "log"
-    if case == "starter killed":
-        with_block = f"with running({command!r}, Path({str(log)!r})): time.sleep(600)"
-        code = "import time; from pathlib import Path; from helpers.train import running\n"
-        starter = started(code + with_block)
-        assert wait_for(lambda: len(family_of(starter)) == 3)
-        family = family_of(starter)
-        starter.kill()
-        starter.wait()
-    else:
-        with train.running(command + ["ends"] * (case == "program over"), log) as process:
-            assert wait_for(lambda: len(family_of(process)) == 1)
-            family = [psutil.Process(process.pid), *family_of(process)]
-            if case == "program over":
-                assert process.wait(timeout=30) == 0, "the program's own exit code"
+    command, log = [sys.executable, tmp_path / "stubborn.py", "parent"], tmp_path / "log"
+    with train.running(command, log) as process:
+        assert wait_for(lambda: len(family_of(process)) == 1)
+        family = family_of(process)
+        assert process.wait(timeout=30) == 0, "the program's own exit code"
     assert gone(family) and log.read_text("utf-8").split() == ["parent", "child"]
 
 

@@ -1,7 +1,7 @@
 """roles/*.yaml → role-play dialogues in the form that AgentFabric's addition set has.
 
 Rows are tools + messages, with `instruction`, and `role` and `knowledge` where the prompt has them.
-They are written from templates: no recording, and no model's work.
+They are written from templates: nothing is recorded, and no model answers.
 """
 
 import json

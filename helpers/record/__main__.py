@@ -28,8 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "rows":
-            report = rows.convert(asked.recordings, asked.out, asked.source)
-            print(json.dumps(report, indent=1, ensure_ascii=False))
+            print(json.dumps(rows.convert(asked.recordings, asked.out, asked.source), indent=1))
             return 0
         with proxy.recording(asked.to, asked.out, port=asked.port) as url:
             print(f"{url} passes on to {asked.to} and keeps chats in {asked.out}", flush=True)

@@ -2,37 +2,25 @@
 
 import json
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
 from helpers.agentfabric import Unreadable, query_prefix, system_prompt, tools_block
 
 _TOOL = re.compile(
-    r"(.+?): \1 API(?:。|\. )(.*?) (?:输入参数|Parameters): (\{.*?\})"
-    r" Format the arguments as a JSON object\.(?:\n\n|$)",
-    re.S,
+    r"(?s)(.+?): \1 API(?:。|\. )(.*?) (?:输入参数|Parameters): (\{.*?\})"
+    r" Format the arguments as a JSON object\.(?:\n\n|$)"
 )
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """The parts of a system message, as `agentfabric.system_prompt` takes them."""
-
-    tools: list[dict]
-    instruction: str
-    language: str
-    wording: str
-    knowledge: str | None
-
-
-def read_system(text: str) -> Prompt:
-    """The parts of a system message. Written again, they give the same bytes; else Unreadable."""
+def read_system(text: str) -> dict:
+    """A system message → the arguments of `system_prompt` that give the same bytes; Unreadable if
+    there are none."""
     for language, wording in [("zh", "0.7.2"), ("zh", "0.7.1"), ("en", "0.7.2"), ("en", "0.7.1")]:
         if found := _pattern(language, wording).fullmatch(text):
-            tools, instruction = _read_tools(found["tools"]), found["instruction"]
-            parts = {"wording": wording, "knowledge": found["knowledge"]}
-            if system_prompt(tools, instruction, language, **parts) == text:
-                return Prompt(tools, instruction, language, **parts)
+            parts = {**found.groupdict(), "language": language, "wording": wording}
+            parts["tools"] = _read_tools(parts["tools"])
+            if system_prompt(**parts) == text:
+                return parts
     raise Unreadable("the system message is not AgentFabric's")
 
 
@@ -61,14 +49,13 @@ def _read_tools(lines: str) -> list[dict]:
     return tools
 
 
-def read_query(text: str, prompt: Prompt) -> tuple[str, str]:
-    """(role, query) of a first request's user message; "" where the prefix names no role. Unreadable:
-    no such prefix, or uploaded files, for which rows have no room."""
-    parts = {"language": prompt.language, "knowledge": bool(prompt.knowledge)}
-    bare = re.escape(query_prefix(prompt.tools, **parts))
-    named = re.escape(query_prefix(prompt.tools, role="\0", **parts)).replace("\0", "(.+?)")
-    found = re.match(f"{bare}|{named}", text, re.S)
-    if not found:
+def read_query(text: str, prompt: dict) -> tuple[str, str]:
+    """(role, query) of a first request's user message; "" where its prefix names no role.
+    Unreadable: no such prefix, or uploaded files, for which rows have no room."""
+    parts = {"language": prompt["language"], "knowledge": bool(prompt["knowledge"])}
+    bare = re.escape(query_prefix(prompt["tools"], **parts))
+    named = re.escape(query_prefix(prompt["tools"], role="\0", **parts)).replace("\0", "(.+?)")
+    if not (found := re.match(f"{bare}|{named}", text, re.S)):
         raise Unreadable("the user message has no prefix of AgentFabric's")
     query = text[found.end() :]
     if query.startswith(("[上传文件 ", "[Upload file ")):

@@ -23,8 +23,7 @@ from helpers.assets import KitError
 
 TIMEOUT = httpx.Timeout(300, connect=10)  # seconds without a byte from the server
 LOCAL = ("http://127.0.0.1", "http://localhost")
-OF_ONE_CONNECTION = {"host", "connection", "content-length", "transfer-encoding"}
-OF_ONE_CONNECTION |= {"content-encoding", "accept-encoding"}
+HOP = "host connection content-length transfer-encoding content-encoding accept-encoding".split()
 
 
 def application(to: str, out: Path) -> Starlette:
@@ -40,8 +39,7 @@ def application(to: str, out: Path) -> Starlette:
                 now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
                 line = {"time": now, "request": _json(body), "reply": reply, "status": status}
                 text = json.dumps(line, ensure_ascii=False) + "\n"
-                # one write at the file's end, so that replies that end together do not mix
-                with open(out, "ab", buffering=0) as file:
+                with open(out, "ab", buffering=0) as file:  # one write: lines never mix
                     file.write(text.encode("utf-8", "backslashreplace"))
 
         asked = {"params": request.query_params, "headers": _passed_on(request.headers)}
@@ -65,7 +63,7 @@ def application(to: str, out: Path) -> Starlette:
 
 
 def _passed_on(headers) -> dict:
-    return {key: value for key, value in headers.items() if key not in OF_ONE_CONNECTION}
+    return {key: value for key, value in headers.items() if key not in HOP}
 
 
 async def _pass(reply: httpx.Response, keep: Callable) -> AsyncIterator[bytes]:
@@ -77,8 +75,8 @@ async def _pass(reply: httpx.Response, keep: Callable) -> AsyncIterator[bytes]:
             yield chunk
         complete = True
     finally:
-        kept = whole_reply(passed) if complete else {"error": "the reply broke off"}
-        keep(kept, reply.status_code)
+        broken = {"error": "the reply broke off"}
+        keep(whole_reply(passed) if complete else broken, reply.status_code)
         await reply.aclose()
 
 
@@ -108,9 +106,8 @@ def whole_reply(body: bytes) -> object:
 
 @contextmanager
 def recording(to: str, out: str | Path, *, port: int = 0) -> Iterator[str]:
-    """Record for the length of the block what the server at `to` (an address that ends in /v1) is
-    asked: lines are added to `out`. Yields the address for clients; port 0 takes a free one.
-    KitError: the port is in use, `to` is no address, or the file cannot be written."""
+    """Record into `out`, which grows, what the server at `to` is asked in the block. Yields the
+    address for clients. Both end in /v1; port 0 is a free one. KitError: it cannot start."""
     out = Path(out)
     if not to.startswith(("http://", "https://")):
         raise KitError(f"{to!r} is no address; give one such as http://127.0.0.1:8000/v1")

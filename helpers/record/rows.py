@@ -15,35 +15,33 @@ from pathlib import Path
 from pydantic_core import from_json, to_json
 
 from helpers import agent, agentfabric, assets, data, ms_agent
-from helpers.agentfabric import Unreadable, function_of
-from helpers.record.prompts import Prompt, read_query, read_system
+from helpers.agentfabric import Unreadable, function_of, render_observation
+from helpers.record.prompts import read_query, read_system
 
-_FED_BACK = re.escape(agentfabric.render_observation("\0")).replace("\0", "(.*?)")
-OBSERVATION = re.compile(_FED_BACK, re.S)
+OBSERVATION = re.compile(re.escape(render_observation("\0")).replace("\0", "(.*?)"), re.S)
 _URL = re.compile(r"https?://[^\s\"'<>()\[\]{}，。；、！？（）]+")
-_FAILED = re.compile(r"Tool api .* failed to call\. Args: ", re.S)
+_INVENTED = re.compile(r"Observation:\s*\S")  # more than the stop word, which some servers keep
 _CALL_WORDS = re.compile(r"Action(?: Input)?\s*[:：]")
 
 
 @dataclass(eq=False)
 class Episode:
-    """A user turn as recorded: its first request; the newest user message and its reply as `text`;
-    and what is wrong with a reply."""
+    """A user turn as recorded. `text` is its newest user message and the reply to that."""
 
-    messages: list[dict]
+    messages: list[tuple[str, str]]  # (role, text)
     text: str = ""
-    fault: str = ""
+    fault: str = ""  # what is wrong with a reply
     lines: list[int] = field(default_factory=list)
-    prompt: Prompt | None = None
+    prompt: dict | None = None
     row: dict | None = None
 
 
 def rows_of(lines: Iterable[str]) -> tuple[list[tuple[list[int], dict]], list[data.Rejected]]:
     """Recordings → (line numbers, row) for each good conversation, and all other lines."""
-    texts = {number: line for number, line in enumerate(lines, 1) if line.strip()}
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    recordings = {number: _read(line, from_json) or line for number, line in numbered}
     rows, reasons, episodes, waiting = [], {}, [], {}
-    for number, text in texts.items():
-        recorded = _read(text, from_json)
+    for number, recorded in recordings.items():
         try:
             if isinstance(recorded, dict) and "conversations" in recorded:
                 rows.append(([number], from_conversation(recorded)))
@@ -53,12 +51,9 @@ def rows_of(lines: Iterable[str]) -> tuple[list[tuple[list[int], dict]], list[da
             reasons[number] = str(problem)
     rows += _conversations(episodes, reasons)
     used = {number for numbers, _ in rows for number in numbers}
-    assert used | reasons.keys() == texts.keys(), "a recording is neither in a row nor rejected"
-    rejected = []
-    for number in sorted(reasons.keys() - used):
-        recorded = _read(texts[number], from_json) or texts[number]
-        rejected.append(data.Rejected(number, "", reasons[number], recorded))
-    return rows, rejected
+    assert used | reasons.keys() == recordings.keys(), "a recording is neither in a row nor bad"
+    bad = sorted(reasons.keys() - used)
+    return rows, [data.Rejected(line, "", reasons[line], recordings[line]) for line in bad]
 
 
 def _add(recorded: object, number: int, episodes: list[Episode], waiting: dict) -> None:
@@ -69,14 +64,14 @@ def _add(recorded: object, number: int, episodes: list[Episode], waiting: dict) 
         if status != 200 or "error" in reply:
             raise Unreadable(f"the server answered with an error (HTTP {status})")
         asked, choice = recorded["request"]["messages"], reply["choices"][0]
-        messages = [{"role": one["role"], "content": one["content"]} for one in asked]
+        messages = [(one["role"], one["content"]) for one in asked]
         said = choice["message"]["content"]
     except (KeyError, TypeError, IndexError):
         raise Unreadable("not a line of the recorder") from None
-    texts = [said, *(text for one in messages for text in one.values())]
+    texts = [said, *(text for message in messages for text in message)]
     if len(messages) < 2 or not all(isinstance(text, str) for text in texts):
         raise Unreadable("not a chat of texts with a system message")
-    text, begun = messages[-1]["content"], waiting.setdefault(to_json(messages[:-1]), [])
+    text, begun = messages[-1][1], waiting.setdefault(to_json(messages[:-1]), [])
     for episode in begun:
         if text.startswith(episode.text) and OBSERVATION.fullmatch(text, len(episode.text)):
             break
@@ -88,24 +83,22 @@ def _add(recorded: object, number: int, episodes: list[Episode], waiting: dict) 
     episode.lines.append(number)
     if choice.get("finish_reason") != "stop":
         episode.fault = "a reply was cut off"
-    elif OBSERVATION.search(said):
+    elif _INVENTED.search(said):
         episode.fault = "the model wrote an observation itself"
 
 
 def _conversations(episodes: list[Episode], reasons: dict) -> list[tuple[list[int], dict]]:
     """The rows of good episodes that no other continues. The others' lines go to `reasons`."""
-    heard: dict[bytes, list[Episode]] = {}  # turns so far → the episodes that end with them
-    rows, continued = {}, set()
+    heard, rows, continued = {}, {}, set()  # heard: turns so far → the episodes that end with them
     for one in episodes:
-        trace = one.text.removeprefix(one.messages[-1]["content"])
+        trace = one.text.removeprefix(one.messages[-1][1])
         try:
-            said = [(message["role"], message["content"]) for message in one.messages]
-            one.prompt, role, turns = _turns([*said, ("assistant", trace)])
-            # the first Chinese words turn an English prompt into a Chinese one with the same tools
-            earlier = heard.get(to_json(turns[:-1]), [])[::-1]
-            earlier = [it for it in earlier if it.prompt.tools == one.prompt.tools]
+            one.prompt, role, turns = _turns([*one.messages, ("assistant", trace)])
+            tools = one.prompt["tools"]
+            earlier = heard.get(to_json([tools, turns[:-1]]), [])[::-1]
+            # the rest of a prompt may change: the first Chinese words make it a Chinese one
             before = max(earlier, key=lambda it: it.prompt == one.prompt, default=Episode([]))
-            heard.setdefault(to_json(turns), []).append(one)
+            heard.setdefault(to_json([tools, turns]), []).append(one)
             if earlier and not before.row:
                 raise Unreadable("an earlier turn was rejected")
             if one.fault:
@@ -123,8 +116,7 @@ def _conversations(episodes: list[Episode], reasons: dict) -> list[tuple[list[in
 
 
 def from_conversation(row: dict) -> dict:
-    """A row with `conversations` in AgentFabric's prompt → a canonical row; Unreadable where it is
-    not byte for byte AgentFabric's. So is what the original script wrote."""
+    """A row with `conversations` in AgentFabric's prompt → a canonical row; else Unreadable."""
     listed = row["conversations"]
     listed = ms_agent.read_literal(listed) if isinstance(listed, str) else listed  # of the hub
     try:
@@ -138,7 +130,7 @@ def from_conversation(row: dict) -> dict:
     return made | ({"id": str(row["id"])} if row.get("id") else {})
 
 
-def _turns(said: list[tuple[str, str]]) -> tuple[Prompt, str, list[tuple[str, str]]]:
+def _turns(said: list[tuple[str, str]]) -> tuple[dict, str, list[tuple[str, str]]]:
     """(role, text) of a conversation, a turn's whole trace in one text → the prompt, the role that
     the assistant plays, and (query, trace) of each turn."""
     texts = [text for _, text in said]
@@ -154,13 +146,13 @@ def _turns(said: list[tuple[str, str]]) -> tuple[Prompt, str, list[tuple[str, st
     return prompt, role, [*turns, (query, texts[-1])]
 
 
-def _row(prompt: Prompt, role: str, turns: list[tuple[str, str]]) -> dict:
+def _row(prompt: dict, role: str, turns: list[tuple[str, str]]) -> dict:
     """The canonical row of a conversation, without id; Unreadable with what is wrong with it."""
-    row = {"tools": prompt.tools, "messages": []}
+    row = {"tools": prompt["tools"], "messages": []}
     for query, trace in turns:
-        row["messages"] += _messages(query, trace, prompt.tools)
-    parts = {"instruction": prompt.instruction, "role": role, "knowledge": prompt.knowledge}
-    row |= {key: value for key, value in parts.items() if value}
+        row["messages"] += _messages(query, trace, prompt["tools"])
+    parts = {**prompt, "role": role}
+    row |= {key: parts[key] for key in ("instruction", "role", "knowledge") if parts[key]}
     data.check(row)
     return row
 
@@ -170,8 +162,7 @@ def _messages(query: str, trace: str, tools: list[dict]) -> list[dict]:
     if OBSERVATION.search(query):
         raise Unreadable("the first request of the turn is missing")
     *steps, answer = OBSERVATION.split(trace)
-    replies, results = steps[::2], steps[1::2]
-    calls, answer = [_call(reply, tools) for reply in replies], _checked(answer)
+    calls, answer = [_call(reply, tools) for reply in steps[::2]], _checked(answer)
     if agentfabric.read_calls(answer):
         raise Unreadable("the episode ends in a call")
     if _CALL_WORDS.search(answer):
@@ -180,18 +171,17 @@ def _messages(query: str, trace: str, tools: list[dict]) -> list[dict]:
     if len(set(texts)) < len(texts):
         raise Unreadable("a call is made twice")
     messages = [{"role": "user", "content": query}]
-    for number, (call, result) in enumerate(zip(calls, results), 1):
+    for number, (call, result) in enumerate(zip(calls, steps[1::2]), 1):
         _check_used(result, query, "\n".join([*texts[number:], answer]))
         messages += [call, {"role": "tool_response", "content": result}]
     return [*messages, {"role": "assistant", "content": answer}]
 
 
 def _checked(reply: str) -> str:
-    """A reply up to the stop word, which some servers leave in it."""
-    kept = agentfabric.cut_at_stop(reply)
-    if reply.removeprefix(kept).strip() not in ("", agentfabric.STOP_WORDS[0]):
+    """A reply up to the stop word; Unreadable if it goes on behind that."""
+    if _INVENTED.search(reply):
         raise Unreadable("the model wrote an observation itself")
-    return kept
+    return agentfabric.cut_at_stop(reply)
 
 
 def _call(reply: str, tools: list[dict]) -> dict:
@@ -225,7 +215,8 @@ def _check_used(result: str, query: str, after: str) -> None:
     """A result is no error, and it is used: its addresses, and a value that the question does not
     give, stand in what comes `after` it, in later calls or in the answer."""
     value = _read(result, from_json, ms_agent.read_literal)
-    if _FAILED.match(result) or isinstance(value, dict) and "error" in value:
+    failed = result.startswith("Tool api ") and " failed to call. Args: " in result
+    if failed or isinstance(value, dict) and "error" in value:
         raise Unreadable("a tool failed")
     if not all(url in after for url in _URL.findall(result)):
         raise Unreadable("the answer leaves out or changes an address from a result")
@@ -239,21 +230,17 @@ def _leaves(value: object) -> list[str]:
     if isinstance(value, dict | list):
         values = value.values() if isinstance(value, dict) else value
         return [leaf for one in values for leaf in _leaves(one)]
-    if isinstance(value, str) and _URL.search(value):
-        return _URL.findall(value)
-    if isinstance(value, str) and re.search(r"\s|[，。]", value):
-        return re.findall(r"\d+(?:\.\d+)?", value)
+    if isinstance(value, str) and re.search(r"\s|[，。]|https?://", value):
+        return _URL.findall(value) or re.findall(r"\d+(?:\.\d+)?", value)
     return [] if isinstance(value, bool) or value is None else [str(value)]
 
 
 def convert(source: str | Path, out: str | Path, made_by: str = "recorded") -> dict:
     """A file of recordings, or a data set of conversations (see `assets.dataset_file`) → the file
-    `out` of canonical rows with `made_by` as `source`, and `.rejected.jsonl` beside it. Returns
-    {"recordings", "rows", "rejected": {reason: recordings}}. KitError: no such file, or no room."""
-    path, out = assets.dataset_file(str(source)), Path(out)
+    `out` of canonical rows, whose `source` is `made_by`. Beside it `.rejected.jsonl`."""
+    path, out, rows = assets.dataset_file(str(source)), Path(out), []
     with open(path, encoding="utf-8", errors="backslashreplace") as lines:
         made, rejected = rows_of(lines)
-    rows = []
     for number, (_, row) in enumerate(made, 1):
         rows.append({"id": f"{out.stem}-{number:04d}", **row, "source": made_by})
     with assets.whole_file(out) as part:

@@ -1,7 +1,4 @@
-"""A scripted teacher: an OpenAI-compatible server that replies from a script. It is no model.
-
-It refuses all other requests: who gets an answer has sent, byte for byte, what the script holds.
-"""
+"""A scripted teacher, which is no model: a server that answers only the requests it knows."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -27,8 +24,7 @@ def script_of(rows: Iterable[dict]) -> dict[str, str]:
         for messages, reply in requests_of(row):
             reply = reply if isinstance(reply, str) else render_call(**reply)
             if script.setdefault(json.dumps(messages), reply) != reply:
-                asked = messages[-1]["content"][-80:]
-                raise ValueError(f"row {row['id']}: another row answers {asked!r} differently")
+                raise ValueError(f"row {row['id']}: another row answers a request differently")
     return script
 
 

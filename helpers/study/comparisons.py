@@ -72,7 +72,7 @@ def table(records: list[dict], level: float = 0.95) -> pd.DataFrame:
 def _compare(records: list[dict], comparison: Comparison, level: float) -> dict | None:
     left, right = _by_seed(records, *comparison.left), _by_seed(records, *comparison.right)
     if comparison.right[0] == BASE:  # the base model has no seeds
-        right = pd.concat([right] * len(left)).set_axis(left.index)
+        right = right.reindex([0] * len(left)).set_axis(left.index)
     left, right = left.align(right, join="inner")
     if left.empty:
         return None

@@ -87,8 +87,14 @@ for piece, weight in loss_weights(trace["messages"][-1]["content"]):
     print(weight, repr(piece))
 
 # %% [markdown]
-# The same rule stands in `helpers/swift_plugin.py`, from where ms-swift loads it. (One thing is
-# finer there: `Observation:` belongs to the model's turn, the rest of the result does not.)
+# `helpers/swift_plugin.py` gives ms-swift the same rule. (One thing is finer there: the word
+# `Observation:` belongs to the model's turn, the rest of the result does not.) **Expect** the same
+# weights.
+
+# %%
+from helpers import swift_plugin
+
+swift_plugin.LOSS_WEIGHTS
 
 # %% [markdown]
 # ## 3 · The same sample under `--loss_scale react`

@@ -40,7 +40,7 @@ print(f"profile {profile.name}: {profile.model} on {profile.device}")
 # give the same result every time, and none of them is in the training data. If the tuned model
 # calls them well, it has learned *how to call*, not these tools.
 #
-# **Expect** eight names, each with its parameters.
+# **Expect** six names, each with its parameters.
 
 # %%
 for name in agent.REGISTRY:
