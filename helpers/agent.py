@@ -1,8 +1,8 @@
 """The tool loop, as a generator of steps, and local tools to try it with.
 
-The generator does no input or output: whoever drives it sends back what a step asks for. So one
-loop serves the playground (a person may play the tool), the scorer (many episodes together) and
-servers. Tools' errors are worded as in ModelScope-Agent 0.7.2 (`tools/base.py`; Apache-2.0).
+Whoever drives the generator sends back what a step asks for. So one loop serves the playground (a
+person may play the tool), the scorer (many episodes together) and servers. Tools' errors are worded
+as in ModelScope-Agent 0.7.2 (`tools/base.py`; Apache-2.0).
 """
 
 import ast
@@ -22,9 +22,8 @@ from helpers.agentfabric import MAX_TURNS, Call
 @dataclass(frozen=True)
 class Step:
     """kind: "request" (send the reply to `messages`), "call" (send the result of `call`, read from
-    the reply `text`), "answer" (`text` is final) or "gave_up" (at the turn limit). raw: the reply
-    before it was cut at a stop word. finished: False if cut at the token limit. result: what was
-    sent for a call, in transcripts."""
+    `text`), "answer" (`text` is final) or "gave_up" (turn limit). raw: the reply, uncut at stop
+    words. finished: False if cut at the token limit. result: of a call, in transcripts."""
 
     kind: str
     text: str = ""
@@ -54,8 +53,8 @@ def episode(tools: list[dict], query: str, *, max_turns=MAX_TURNS, **prompt) -> 
 def run(tools: list[dict], query: str, ask: Callable, execute: Callable, **prompt) -> list[Step]:
     """Drive one episode: `ask` is the model (messages → reply), `execute` the tools (call → text).
     Returns the transcript: the "call" steps with their results, then the last step."""
-    one = (episode(tools, query, **prompt), execute)
-    return run_batch([one], lambda requests: [ask(requests[0])])[0]
+    loop = episode(tools, query, **prompt)
+    return run_batch([(loop, execute)], lambda requests: [ask(requests[0])])[0]
 
 
 def run_batch(episodes: Iterable[tuple[Generator, Callable]], ask: Callable) -> list[list[Step]]:
@@ -108,13 +107,12 @@ def tool(**parameters: str) -> Callable[[Callable], Callable]:
         function.schemas = {}
         # (transformers' get_json_schema knows one language, and takes 3 s to import)
         for language, texts in {"en": english, "zh": _CHINESE.get(name, english)}.items():
-            properties = {
-                key: {"type": type_, "description": text}
-                for key, type_, text in zip(signature, types, texts[1:])
-            }
+            pairs = zip(types, texts[1:])
+            described = [{"type": type_, "description": text} for type_, text in pairs]
+            properties = dict(zip(signature, described))
             schema = {"type": "object", "properties": properties, "required": required}
-            described = {"name": name, "description": texts[0], "parameters": schema}
-            function.schemas[language] = {"type": "function", "function": described}
+            whole = {"name": name, "description": texts[0], "parameters": schema}
+            function.schemas[language] = {"type": "function", "function": whole}
         REGISTRY[name] = function
         return function
 
@@ -165,8 +163,8 @@ def execute(call: Call, registry: Mapping[str, Callable] = REGISTRY) -> str:
 @tool(image="Path or URL of the image")
 def fire_recognition(image: str) -> dict:
     """Look at an image and tell whether there is a fire in it."""
-    words = ("fire", "flame", "burn", "火")  # in the path: nothing is opened
-    return {"image": image, "fire": any(word in image.lower() for word in words)}
+    # only the path is looked at
+    return {"image": image, "fire": bool(re.search("fire|flame|burn|火", image.lower()))}
 
 
 def _report(en: str, zh: str, **values: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 
 from scipy.stats import binomtest
@@ -44,8 +44,7 @@ class Case:
     @property
     def schemas(self) -> dict[str, dict]:
         """Each tool's JSON schema of its parameters, by name."""
-        functions = [tool["function"] for tool in self.tools]
-        return {function["name"]: function["parameters"] for function in functions}
+        return {one["function"]["name"]: one["function"]["parameters"] for one in self.tools}
 
 
 def case_of(row: dict) -> Case:
@@ -66,10 +65,8 @@ def marked_facts(turn, most: int = 3) -> tuple[str, ...]:
 def _read(text: str, *readers: Callable[[str], object]) -> object:
     """What the first reader that can read the text makes of it; the text itself if none can."""
     for reader in readers:
-        try:
+        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return reader(text)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            continue
     return text
 
 
@@ -83,7 +80,7 @@ def _leaves(value: object) -> Iterator[str]:
 
 def case_tools(case: Case) -> Callable[[Call], str]:
     """The tools of a case: a call of the tool whose turn it is gets its recorded result, whatever
-    the arguments, so that the answer is judged apart from them; else the runtime's error text."""
+    the arguments (the answer is judged apart from them); any other the runtime's error text."""
     left = list(case.calls)
 
     def execute(call: Call) -> str:
@@ -126,20 +123,15 @@ def carries(answer: str, case: Case) -> bool:
 
 def judge(case: Case, transcript: list[agent.Step]) -> dict:
     """Every metric of an episode: booleans, a float (argument_f1), None where it does not apply.
-
-    success is asked of cases that need a tool, no_tool_accuracy of the others. Read them side by
-    side, never pooled: a model that never calls has the latter right.
-    """
+    success is asked of cases that need a tool, no_tool_accuracy of the others. Never pool the two:
+    a model that never calls has the latter right."""
     calls = [step.call for step in transcript if step.kind == "call"]
     read = [_read(call.arguments, parse_arguments) for call in calls]
     gold, schemas, last = [call for call, _ in case.calls], case.schemas, transcript[-1]
     right = gold[0] if gold else {}  # the first call, where only one is compared
     first = read[0] if read and isinstance(read[0], dict) else {}
-    known = [
-        (given, schemas[call.name])
-        for call, given in zip(calls, read)
-        if call.name in schemas and isinstance(given, dict)
-    ]
+    named = [(call.name, given) for call, given in zip(calls, read) if isinstance(given, dict)]
+    known = [(given, schemas[name]) for name, given in named if name in schemas]
     ended = last.kind == "answer" and bool(last.text.strip())
     stopped = ended and all(step.finished for step in transcript)
     exact = len(calls) == len(gold) and all(
@@ -181,8 +173,7 @@ def judge_first(case: Case, reply: str) -> dict[str, bool]:
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a share, by scipy; (0, 1) for n = 0."""
-    interval = binomtest(successes, n).proportion_ci(method="wilson") if n else (0.0, 1.0)
-    return tuple(interval)
+    return tuple(binomtest(successes, n).proportion_ci(method="wilson")) if n else (0.0, 1.0)
 
 
 def summarise(metrics: list[dict]) -> dict[str, dict]:
@@ -191,22 +182,19 @@ def summarise(metrics: list[dict]) -> dict[str, dict]:
     summary = {}
     for metric in metrics[0] if metrics else ():
         values = [one[metric] for one in metrics if one[metric] is not None]
-        rate = sum(values) / len(values) if values else None
-        summary[metric] = {"n": len(values), "rate": rate}
+        k, n = sum(values), len(values)
+        summary[metric] = {"n": n, "rate": k / n if n else None}
         if values and all(isinstance(value, bool) for value in values):
-            low, high = wilson(sum(values), len(values))
-            summary[metric] |= {"k": sum(values), "low": low, "high": high}
+            low, high = wilson(k, n)
+            summary[metric] |= {"k": k, "low": low, "high": high}
     return summary
 
 
-def score_episodes(
-    rows: list, profile: Profile, model: Model, checkpoint: Checkpoint
-) -> list[dict]:
-    """One episode with every held-out row: [{"id", "metrics", "transcript"}]."""
+def score_episodes(rows, profile: Profile, model: Model, checkpoint: Checkpoint) -> list[dict]:
+    """One episode with each of the held-out `rows`: [{"id", "metrics", "transcript"}]."""
     cases = [case_of(row) for row in rows]
     # two requests more than the gold calls need: one that is still going then has failed either way
-    limits = [len(case.calls) + 2 for case in cases]
-    loops = [agent.episode(one.tools, one.query, max_turns=n) for one, n in zip(cases, limits)]
+    loops = [agent.episode(one.tools, one.query, max_turns=len(one.calls) + 2) for one in cases]
     episodes = zip(loops, map(case_tools, cases))
     transcripts = agent.run_batch(episodes, lambda requests: model.ask(requests, checkpoint.path))
     scores = []
@@ -248,27 +236,22 @@ def checked(case: dict, reply: str) -> dict:
 SCORERS = {"episodes": score_episodes, "bfcl": score_bfcl}
 
 
-def score_run(
-    run: Run, profile: Profile, scorers=SCORERS, workers: int | None = None
-) -> list[dict]:
+def score_run(run: Run, profile: Profile, scorers=SCORERS, workers=None) -> list[dict]:
     """The scores of every checkpoint, as `kept_scores` returns them. Each part is kept as soon as
-    it is done, and what is kept is not scored again.
-
-    workers: processes side by side; by default two on a CPU, one for few cases or on a GPU. A small
-    model's matrices are too small for many threads, so two processes of few threads are faster.
-    """
-    cores = os.cpu_count() or 1
-    small = profile.cases < 20 or profile.device != "cpu"
-    workers = workers or (1 if small else min(2, cores))
+    it is done, and what is kept is not scored again. workers: processes side by side (an int); by
+    default two on a CPU, one for few cases or on a GPU."""
+    # a small model's matrices are too small for many threads: two processes of few are faster
+    cores, alone = os.cpu_count() or 1, profile.cases < 20 or profile.device != "cpu"
+    workers = workers or (1 if alone else min(2, cores))
     jobs, rows = [], run.cases
     for checkpoint in run.checkpoints:
         for kind, scorer in scorers.items():
             path = run.path / "scores" / f"step-{checkpoint.step:06d}.{kind}.json"
             jobs.append((path, scorer, rows, profile, checkpoint, cores // workers or 1))
     missing = [job for job in jobs if not job[0].exists()]
-    spawn, alone = multiprocessing.get_context("spawn"), workers == 1 or not missing
-    with nullcontext() if alone else ProcessPoolExecutor(workers, spawn) as pool:
-        done = map(_score, missing) if alone else pool.map(_score, missing)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn) if workers > 1 and missing else nullcontext() as pool:
+        done = pool.map(_score, missing) if pool else map(_score, missing)
         list(tqdm(done, "scoring", len(missing), unit="part", disable=not missing))
     print(f"Scored {len(missing)} parts, reused {len(jobs) - len(missing)}.")
     return kept_scores(run)
@@ -294,7 +277,6 @@ def kept_scores(run: Run) -> list[dict]:
     scores = {}
     for path in sorted(run.path.glob("scores/step-*.json")):
         step, kind = re.fullmatch(r"step-(\d+)\.(\w+)\.json", path.name).groups()
-        scores.setdefault(int(step), {"step": int(step)})[kind] = json.loads(
-            path.read_text("utf-8")
-        )
+        score = scores.setdefault(int(step), {"step": int(step)})
+        score[kind] = json.loads(path.read_text("utf-8"))
     return [scores[step] for step in sorted(scores)]

@@ -1,7 +1,6 @@
 """The playground: ask models the same question side by side, see every step, play the tool.
 
-The only module with widgets; the functions that end in `_html` draw episodes without any. What a
-model wrote is shown as text: it is escaped, and nothing in it is loaded, linked or run.
+What a model wrote is shown as text: it is escaped, and nothing in it is loaded, linked or run.
 """
 
 import re
@@ -42,15 +41,15 @@ def notes(step: Step, tools: list[dict] | None = None) -> list[str]:
     if step.kind != "call":
         return []
     found, name = [], step.call.name
-    offered = {function_of(tool)["name"]: function_of(tool)["parameters"] for tool in tools or []}
+    offered = {one["name"]: one["parameters"] for one in map(function_of, tools or [])}
     if tools is not None and name not in offered:
         found.append(f"Unknown tool: {name!r} is not one of [{tool_names(tools)}].")
     try:
         arguments = parse_arguments(step.call.arguments)
         if name in offered and isinstance(arguments, dict):
             known = offered[name].get("properties", {})
-            extra = [repr(key) for key in arguments if key not in known]
-            found += [f"Ignored: {', '.join(extra)}, which {name} does not have."] if extra else []
+            if extra := ", ".join(repr(key) for key in arguments if key not in known):
+                found.append(f"Ignored: {extra}, which {name} does not have.")
     except (ValueError, RecursionError) as error:
         found.append(f"Malformed JSON in Action Input: {error}")
     if (count := len(read_calls(step.text))) > 1:
@@ -60,9 +59,7 @@ def notes(step: Step, tools: list[dict] | None = None) -> list[str]:
 
 def step_html(step: Step, tools: list[dict] | None = None) -> str:
     """One step as labelled blocks, with `notes` and the raw reply to fold out. Its kind is one of
-    `agent.Step`, or "error" with the reason as text; a "request" shows nothing."""
-    if step.kind == "request":
-        return ""
+    `agent.Step` (but "request"), or "error" with the reason as text."""
     if step.kind == "call":
         blocks = [("Action", step.call.name), ("Action Input", step.call.arguments)]
     elif step.kind == "gave_up":
@@ -88,8 +85,7 @@ def _block(label: str, text: str) -> str:
 
 
 def transcript_html(steps: list[Step], tools: list[dict] | None = None) -> str:
-    """An episode as far as it has come (from `agent.run`), for `IPython.display.HTML`. An answer
-    without any call is noted: it may be right, or the model fails to use its tools."""
+    """An episode as far as it has come, as HTML. An answer without any call gets a note."""
     html = "".join(step_html(step, tools) for step in steps)
     if [step.kind for step in steps] == ["answer"] and not notes(steps[0]):
         html += _block("Note", "No tool call: the runtime shows this reply as the final answer.")
@@ -111,12 +107,9 @@ class _Column:
     def __init__(self, label: str, ask: Callable):
         self.ask, self.shown = ask, widgets.HTML()
         self.observation = widgets.Textarea(description="Observation (you are the tool):", rows=4)
-        self.observation.style.description_width = "initial"  # above the field, and whole
-        self.observation.layout = {
-            "width": "98%",
-            "flex_flow": "column",
-            "align_items": "flex-start",
-        }
+        above = {"flex_flow": "column", "align_items": "flex-start"}  # the label, and whole
+        self.observation.layout = {"width": "98%", **above}
+        self.observation.style.description_width = "initial"
         self.send = widgets.Button(description="Send", button_style="primary")
         parts = [widgets.HTML(f"<b>{escape(label)}</b>"), self.shown, self.observation, self.send]
         self.box = widgets.VBox(parts, layout={"flex": "1 1 320px", "min_width": "0"})
@@ -133,7 +126,6 @@ class _Column:
         return bool(self.steps) and self.steps[-1].kind == "call" and self.steps[-1].result is None
 
     def show(self, status: str = "") -> None:
-        """Draw the episode as it is now."""
         html = transcript_html(self.steps, self.tools) if self.steps else ""
         self.shown.value = html + f'<i role="status">{status}</i>'
         for widget in (self.observation, self.send):
@@ -169,14 +161,9 @@ class _Column:
 
 
 def playground(models: dict, tools: list | None = None, query: str | None = None, language="en"):
-    """A panel (a widget) to ask models the same question side by side, and to play their tools.
-
-    Replies are computed inside the click, so only the notebook's ■ (interrupt) stops a slow one.
-
-    models: label → a function that takes messages and returns the reply. tools: OpenAI schemas, all
-    local tools without it; you play those without a local function. language: "en" or "zh", of the
-    default tools and question; another is a ValueError.
-    """
+    """A widget to ask models (label → function from messages to the reply) the same question side
+    by side. tools: OpenAI schemas; you play those without a local function. language: "en" or "zh",
+    of the tools and question asked for by default; another is a ValueError."""
     local = schemas(REGISTRY, language)  # raises where there is no such language
     tools = local if tools is None else tools
     texts = [f"{one['name']}: {one.get('description', '')}" for one in map(function_of, tools)]

@@ -29,15 +29,14 @@ CJK = "Noto Sans CJK SC|Noto Sans SC|Source Han Sans SC|WenQuanYi Micro Hei|WenQ
 CJK += "PingFang SC|Hiragino Sans GB|Microsoft YaHei|SimHei|Noto Sans CJK JP"
 
 
-def style() -> str | None:
-    """The kit's look for all figures. Returns the font for Chinese: the first of CJK that is
-    installed, or None (then Chinese shows as boxes: install one, say Debian's fonts-noto-cjk)."""
+def style() -> None:
+    """The kit's look for all figures. Chinese is shown with the first font of CJK that is
+    installed; without any, as boxes: install one, say Debian's fonts-noto-cjk."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    cjk = next((name for name in CJK.split("|") if name in installed), None)
-    mpl.rcParams["font.family"] = ["DejaVu Sans", *([cjk] if cjk else [])]
+    cjk = [name for name in CJK.split("|") if name in installed]
+    mpl.rcParams["font.family"] = ["DejaVu Sans", *cjk[:1]]
     spines = {"axes.spines.top": False, "axes.spines.right": False}
     mpl.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "savefig.bbox": "tight", **spines})
-    return cjk
 
 
 def save(figure: plt.Figure, path: str | Path) -> Path:
@@ -73,16 +72,15 @@ def live() -> Callable[[list[dict]], None]:
 
 
 def training_curve(log: list[dict]) -> plt.Figure:
-    """Loss and token accuracy by optimizer step. Light points: each training batch. Line: the mean
-    of the last ten of them (pandas' `rolling`). Green: rows with held-out tools."""
+    """Loss and token accuracy by step: each batch, the mean of the last ten, and held-out tools."""
     frame = training_frame(log)
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
     titles = {"loss": "loss", "token_acc": "token accuracy (teacher-forced)"}
     for axis, (column, title) in zip(axes, titles.items()):
         batches, heldout = frame[column].dropna(), frame[f"eval_{column}"].dropna()
-        mean = batches.rolling(10, min_periods=1).mean()
-        axis.plot(batches, ".", color=COLOURS["loss"], alpha=0.25, label="training batch")
-        axis.plot(mean, color=COLOURS["loss"], label="mean of ten")
+        mean, grey = batches.rolling(10, min_periods=1).mean(), COLOURS["loss"]
+        axis.plot(batches, ".", color=grey, alpha=0.25, label="training batch")
+        axis.plot(mean, color=grey, label="mean of ten")
         axis.plot(heldout, "o-", color=COLOURS["token"], label="held-out tools")
         axis.set(xlabel="optimizer step", title=title)
     axes[0].legend(frameon=False)
@@ -108,12 +106,10 @@ def score_frame(scores: list[dict]) -> pd.DataFrame:
 
 def comparison(scores: list[dict]) -> pd.DataFrame:
     """Base model beside last checkpoint: each metric of SHOWN with 95 % Wilson interval and n."""
-    frame = score_frame(scores)
-    last = scores[-1]["step"]
     table = {}
-    for column, step in {"base": scores[0]["step"], f"tuned, step {last}": last}.items():
-        lines = frame[frame.step == step].set_index("metric").loc[list(SHOWN)]
-        table[column] = [
+    for column, score in {"base": scores[0], "tuned, step {step}": scores[-1]}.items():
+        lines = score_frame([score]).set_index("metric").loc[list(SHOWN)]
+        table[column.format(**score)] = [
             f"{one.rate:.0%} [{one.low:.0%}, {one.high:.0%}] n={one.n}" if one.n else "–"
             for one in lines.itertuples()
         ]
@@ -131,8 +127,7 @@ def caption(manifest: dict) -> str:
 
 
 def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> plt.Figure:
-    """Token accuracy, success rate and BFCL by optimizer step, the latter two with 95 % Wilson
-    intervals. Step 0 is the base model."""
+    """Token accuracy, success rate and BFCL by step (0: the base model); bars: 95 % Wilson."""
     frame = score_frame(scores).set_index("metric")
     figure, (first, *others) = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
     first.plot(training_frame(log)["eval_token_acc"].dropna(), "o-", color=COLOURS["token"])
@@ -154,6 +149,5 @@ def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> pl
 def redraw(record: Run, folder: str | Path) -> Path:
     """`accuracy_by_step` of a run or its record under data/runs, with its caption, as a file."""
     style()
-    scores = kept_scores(record)
-    figure = accuracy_by_step(record.log(), scores, title=caption(record.manifest()))
+    figure = accuracy_by_step(record.log(), kept_scores(record), caption(record.manifest()))
     return save(figure, Path(folder) / "accuracy_by_step.png")

@@ -65,7 +65,7 @@ def run_base(study: Study, records: Path) -> Path:
     with TemporaryDirectory() as folder:
         run = train.Run(Path(folder))
         write_jsonl(run.path / "data" / "cases.jsonl", cases)
-        return _scored(study, BASE, 0, run, records, study.workers)
+        return _scored(study, BASE, 0, run, records)
 
 
 def run_arm(study: Study, arm: str, seed: int, records: Path, root: str | Path = "runs") -> Path:
@@ -77,10 +77,10 @@ def run_arm(study: Study, arm: str, seed: int, records: Path, root: str | Path =
     for kind in ARMS[arm].scorers:  # step 0 is the base model, asked the same
         with whole_file(run.path / "scores" / f"step-000000.{kind}.json") as part:
             part.write_text(json.dumps(base["scores"][0][kind], ensure_ascii=False), "utf-8")
-    return _scored(study, arm, seed, run, records, 1)
+    return _scored(study, arm, seed, run, records, workers=1)
 
 
-def _scored(study: Study, arm: str, seed: int, run: train.Run, records: Path, workers: int) -> Path:
+def _scored(study: Study, arm: str, seed: int, run: train.Run, records: Path, workers=None) -> Path:
     profile = profile_of(study, arm, seed)
     scorers = {name: SCORERS[name] for name in ARMS[arm].scorers}
     scores = evaluate.score_run(run, profile, scorers, workers)
