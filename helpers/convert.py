@@ -4,7 +4,7 @@
 
 wire    one row per request of AgentFabric's OpenAI path, where call and observation stand in the
         USER turn that the summary answers
-trace   call, observation and answer in one assistant turn, as the original recipes train them
+trace   call, observation and answer in one assistant turn
 react   the same in ms_agent's own words; for ms-swift's ReAct template
 hermes  roles as they are; for ms-swift's Hermes template
 """

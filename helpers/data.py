@@ -241,9 +241,7 @@ def _from_seal_tools(row: dict, folder: Path) -> dict:
     """A query and one call, without its result. Numbers are text, read as the catalogue's type."""
     catalogue, calls = _seal_catalogue(folder / "tool.jsonl"), row.get("calling", ())
     if len(calls) != 1 or calls[0].get("api") not in catalogue:
-        raise Unreadable(
-            "not one call of a tool in the catalogue (AgentFabric makes one at a time)"
-        )
+        raise Unreadable("not one call of a tool in the catalogue")
     name, given = calls[0]["api"], calls[0].get("parameters")
     given = _valid(_Function, {"name": name, "arguments": given}, "a call")["arguments"]
     for key, schema in function_of(catalogue[name])["parameters"]["properties"].items():

@@ -56,13 +56,13 @@ def case_of(row: dict) -> Case:
 def marked_facts(turn, most: int = 3) -> tuple[str, ...]:
     """At most `most` values of a turn's results that its gold answer states and its question does
     not: only who reads the results can know them."""
-    results = [_read(result, parse_arguments, ast.literal_eval) for _, result in turn.calls]
+    results = [read_value(result, parse_arguments, ast.literal_eval) for _, result in turn.calls]
     known = {value for value in _leaves(results) if value in turn.answer}
     known = {value for value in known if value not in turn.query and len(value) > 1}
     return tuple(sorted(known, key=turn.answer.index)[:most])
 
 
-def _read(text: str, *readers: Callable[[str], object]) -> object:
+def read_value(text: str, *readers: Callable[[str], object]) -> object:
     """What the first reader that can read the text makes of it; the text itself if none can."""
     for reader in readers:
         with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -126,7 +126,7 @@ def judge(case: Case, transcript: list[agent.Step]) -> dict:
     success is asked of cases that need a tool, no_tool_accuracy of the others. Never pool the two:
     a model that never calls has the latter right."""
     calls = [step.call for step in transcript if step.kind == "call"]
-    read = [_read(call.arguments, parse_arguments) for call in calls]
+    read = [read_value(call.arguments, parse_arguments) for call in calls]
     gold, schemas, last = [call for call, _ in case.calls], case.schemas, transcript[-1]
     right = gold[0] if gold else {}  # the first call, where only one is compared
     first = read[0] if read and isinstance(read[0], dict) else {}
@@ -140,7 +140,7 @@ def judge(case: Case, transcript: list[agent.Step]) -> dict:
     )
     repeated = len(set(calls)) < len(calls)
     faithful = last.kind == "answer" and carries(last.text, case)
-    strict = [isinstance(_read(call.arguments, json.loads), dict) for call in calls]
+    strict = [isinstance(read_value(call.arguments, json.loads), dict) for call in calls]
     invented = any(set(given) - set(schema["properties"]) for given, schema in known)
     missing = any(set(schema.get("required", ())) - set(given) for given, schema in known)
     return {
@@ -160,15 +160,6 @@ def judge(case: Case, transcript: list[agent.Step]) -> dict:
         "faithful_answer": faithful if gold and calls and case.facts else None,
         "no_tool_accuracy": None if gold else not calls and stopped,
     }
-
-
-def judge_first(case: Case, reply: str) -> dict[str, bool]:
-    """{"tool_name", "full_call"} of the first call in a reply against the first gold call; its
-    arguments may be a Python literal, too, as ms_agent writes them."""
-    call, right = next(iter(read_calls(reply)), None), case.calls[0][0]
-    named = call is not None and call.name == right["name"]
-    given = _read(call.arguments, parse_arguments, ast.literal_eval) if named else None
-    return {"tool_name": named, "full_call": named and same_value(given, right["arguments"])}
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

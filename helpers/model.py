@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from helpers import assets
 from helpers.agentfabric import STOP_WORDS
 from helpers.profiles import Profile, check_device, dtype_of
-from helpers.tokens import template_of
 
 
 class Reply(str):
@@ -31,8 +30,9 @@ class Model:
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        # a CPU machine's memory holds base and tuned model side by side; a GPU's may hold only one
-        self._engine = lru_cache(maxsize=2 if profile.device == "cpu" else 1)(self._load)
+        # ms-swift's engine for an adapter's folder or None, kept: a CPU machine's memory holds base
+        # and tuned model side by side, a GPU's may hold only one
+        self.engine = lru_cache(maxsize=2 if profile.device == "cpu" else 1)(self._load)
 
     def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
         """Greedy replies to AgentFabric requests, in their order.
@@ -45,7 +45,7 @@ class Model:
         """
         from swift import InferRequest, RequestConfig
 
-        engine = self._engine(str(adapter) if adapter else None)
+        engine = self.engine(str(adapter) if adapter else None)
         limit = max_new_tokens or self.profile.max_new_tokens
         config = RequestConfig(max_tokens=limit, temperature=0, stop=[STOP_WORDS[0]])
         # like lengths together need little padding; longest first, so that the bar gets no slower
@@ -61,28 +61,6 @@ class Model:
                     replies[i].finished = answer.choices[0].finish_reason != "length"
                 bar.update(len(batch))
         return replies
-
-    def losses(self, rows: list[dict], adapter: str | Path | None = None) -> list[dict]:
-        """How well the model expects training rows in wire format: each token after the right ones.
-
-        Returns one {"tokens": labels, "right": those that the model would write, "nats": their
-        summed negative log likelihood} for each row.
-        """
-        import torch
-
-        engine = self._engine(str(adapter) if adapter else None)
-        template, losses = template_of(self.profile, "wire"), []
-        for row in rows:
-            encoded = template.encode({key: row[key] for key in ("messages", "tools")})
-            ids = torch.tensor([encoded["input_ids"]], device=engine.model.device)
-            with torch.inference_mode():
-                logits = engine.model(ids).logits[0, :-1]
-            labels = torch.tensor(encoded["labels"])[1:]
-            logits, labels = logits.float().cpu()[labels != -100], labels[labels != -100]
-            nats = torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-            right = int((logits.argmax(-1) == labels).sum())
-            losses.append({"tokens": len(labels), "right": right, "nats": nats})
-        return losses
 
     def _load(self, adapter: str | None):
         if adapter and not (Path(adapter) / "adapter_config.json").exists():
@@ -156,11 +134,11 @@ class Endpoint:
             reply.finished = choice.finish_reason != "length"
             return reply
         except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
             problem = (
-                f"gave no answer within {self.timeout:g} s ({error.__cause__ or error}). Has it "
+                f"gave no answer within {self.timeout:g} s ({cause}). Has it stopped? See its "
             )
-            problem += "stopped? See the end of its log. Is it overloaded? Ask fewer at once "
-            problem += "(parallel) or allow more time (timeout)."
+            problem += "log. Is it overloaded? Ask fewer at once (parallel), or allow more time."
         except openai.APIStatusError as error:
             problem = f"refused to ask {name!r} (HTTP {error.status_code}): {error.message}"
         except (openai.APIError, ValueError, LookupError, TypeError, AttributeError) as error:

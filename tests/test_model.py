@@ -1,17 +1,18 @@
 """A model asked in this process (a tiny random one) and over HTTP (a double of a server)."""
 
-import http.server
-import json
-import threading
-import time
+import asyncio
 from contextlib import contextmanager
 
 import pytest
 import torch
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from helpers import assets, convert, profiles, tokens
 from helpers.assets import KitError
 from helpers.model import Endpoint, Model
+from helpers.record.proxy import serving
 
 SMOKE = profiles.get("smoke")
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -52,7 +53,7 @@ def test_replies_keep_their_order_and_tell_when_they_were_cut(model):
 def test_losses_are_those_of_the_model_on_the_labels(model, adapter, row):
     rows = list(convert.render_rows([row], "wire"))
     plain, tuned = model.losses(rows), model.losses(rows, adapter)
-    bare = model._engine(None).model
+    bare = model.engine(None).model
     for one, found, other in zip(rows, plain, tuned, strict=True):
         encoded = tokens.template_of(SMOKE, "wire").encode(one)
         ids, labels = (torch.tensor([encoded[key]]) for key in ("input_ids", "labels"))
@@ -63,32 +64,20 @@ def test_losses_are_those_of_the_model_on_the_labels(model, adapter, row):
         assert 0 <= found["right"] <= found["tokens"]
 
 
-class Double(http.server.BaseHTTPRequestHandler):
-    """Answers every request with `server.answer`: (status, body), or None: not in time."""
-
-    def do_POST(self):
-        length = int(self.headers["Content-Length"])
-        self.server.requests.append(json.loads(self.rfile.read(length)))
-        if self.server.answer is None:
-            return time.sleep(3)
-        status, body = self.server.answer
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
-
-    def log_message(self, *_):
-        """Quiet."""
-
-
 @contextmanager
 def answering(answer):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Double) as server:
-        server.answer, server.requests = answer, []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        yield server.requests, Endpoint(url, {None: "m"}, timeout=1, parallel=2)
-        server.shutdown()
+    """A server that answers every request with (status, body), or with None: not in time."""
+    requests = []
+
+    async def complete(request):
+        requests.append(await request.json())
+        await asyncio.sleep(0 if answer else 3)
+        status, body = answer or (200, b"")
+        return (Response if isinstance(body, bytes) else JSONResponse)(body, status)
+
+    app = Starlette(routes=[Route("/v1/chat/completions", complete, methods=["POST"])])
+    with serving(app) as url:
+        yield requests, Endpoint(f"{url}/v1", {None: "m"}, timeout=1, parallel=2)
 
 
 def chat(content, reason="stop"):

@@ -12,17 +12,17 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from helpers import agent, agentfabric, convert
+from helpers import agentfabric, convert
 from helpers.agentfabric import Unreadable
-from helpers.assets import KitError, read_jsonl
+from helpers.assets import read_jsonl
 from helpers.record import __main__ as command
 from helpers.record.prompts import read_query, read_system
 from helpers.record.proxy import recording, serving
 from helpers.record.rows import from_conversation, rows_of
-from helpers.record.scripted import NAME, script_of, scripted_teacher
+from helpers.record.scripted import scripted_teacher
 
 SAID = [{"role": "system", "content": "s"}, {"role": "user", "content": "你好"}]
-CHAT = {"model": NAME, "messages": SAID}
+CHAT = {"model": "m", "messages": SAID}
 CALL = "Action: book_hotel\nAction Input: "
 GOOD = CALL + '{"city": "Lisbon", "nights": 2}'
 
@@ -38,20 +38,20 @@ def post(url, **more):
     return httpx.post(f"{url}/chat/completions", json={**CHAT, **more}, timeout=10, **options)
 
 
-# the proxy, over real HTTP
-def test_whole_and_streamed_replies_pass_and_are_kept_alike(teacher, tmp_path):
-    out = tmp_path / "deep" / "recordings.jsonl"
-    with recording(teacher, out) as url:
-        whole, streamed = post(url), post(url, stream=True)
-    assert whole.json() == post(teacher).json()
-    assert streamed.text == post(teacher, stream=True).text
-    kept = read_jsonl(out)
-    assert [line["request"] for line in kept] == [CHAT, {**CHAT, "stream": True}]
+def test_whole_and_streamed_replies_pass_and_are_kept_alike_many_at_once(teacher, tmp_path):
+    out, bodies = tmp_path / "deep" / "recordings.jsonl", []
+    for number in range(30):
+        bodies.append({**CHAT, "stream": number > 14, "user": [number] * 2000})
+    with recording(teacher, out) as url, ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda body: post(url, **body).text, bodies))
+    assert replies == [post(teacher, **body).text for body in bodies]
+    kept = sorted(read_jsonl(out), key=lambda line: line["request"]["user"])
+    assert [line["request"] for line in kept] == bodies
     message = {"role": "assistant", "content": "您好！" * 50}
-    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    assert [line["reply"]["choices"] for line in kept] == [choices, choices]
-    assert {*kept[0]} == {"time", "request", "reply", "status"}
-    assert "sk-secret" not in out.read_text("utf-8"), "no header is kept"
+    for line in kept:
+        assert {*line} == {"time", "request", "reply", "status"}, "no header is kept"
+        expected = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        assert line["reply"]["choices"] == expected
 
 
 def test_errors_pass_and_are_kept(teacher, tmp_path):
@@ -83,26 +83,17 @@ def test_errors_pass_and_are_kept(teacher, tmp_path):
     assert kept[1:] == [(404, refused.json()), (502, nobody.json())]
 
 
-def test_many_at_once_never_mix_lines(teacher, tmp_path):
-    out = tmp_path / "r.jsonl"
-    with recording(teacher, out) as url, ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda n: post(url, stream=n > 15, user=[n] * 2000), range(30)))
-    assert sorted(line["request"]["user"][-1] for line in read_jsonl(out)) == list(range(30))
-
-
 def test_what_cannot_start_says_why(teacher, tmp_path, capsys):
-    port = teacher.split(":")[2].split("/")[0]
-    options = ["--to", teacher, "--port", port, "--out", str(tmp_path / "s.jsonl")]
-    assert command.main(["proxy", *options]) == 1
-    assert f"port {port} is in use" in capsys.readouterr().err
-    for to, out, says in [("localhost:80", "r", "localhost:80"), (teacher, "", "cannot write")]:
-        with pytest.raises(KitError, match=says), recording(to, tmp_path / out):
-            pass
-    assert command.main(["rows", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "x")]) == 1
-    assert "none.jsonl" in capsys.readouterr().err
+    port = httpx.URL(teacher).port
+    for words, reason in {
+        f"proxy --to {teacher} --port {port} --out {tmp_path}/s": f"port {port} is in use",
+        f"proxy --to localhost:80 --port 0 --out {tmp_path}/s": "localhost:80",
+        f"proxy --to {teacher} --port 0 --out {tmp_path}": "cannot write",
+        f"rows {tmp_path}/none.jsonl --out {tmp_path}/x": "none.jsonl",
+    }.items():
+        assert command.main(words.split()) == 1 and reason in capsys.readouterr().err
 
 
-# recordings → rows
 def line(messages, said, reason="stop", status=200):
     choice = {"message": {"role": "assistant", "content": said}, "finish_reason": reason}
     kept = {"request": {"messages": messages}, "reply": {"choices": [choice]}, "status": status}
@@ -123,69 +114,47 @@ def rows_and_reasons(lines):
 
 TEXT = st.text(st.sampled_from("ab 天.。:：()[]{}<>\"'\\/#!?\n01"), min_size=1, max_size=30)
 TEXT = TEXT.filter(str.strip)
-WORDS = st.lists(st.text("abc_", min_size=1, max_size=8), min_size=1, max_size=3, unique=True)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 VALUE = TEXT | st.integers(-(10**18), 10**18) | st.booleans() | FLOAT | st.lists(st.integers(0, 9))
 MORE = {"role": st.just("天气(助手)"), "knowledge": st.sampled_from(["K\n\n# 工具\n[1]", "Empty"])}
 PARTS = st.fixed_dictionaries({"instruction": TEXT}, optional=MORE)
-
-
-@st.composite
-def canonical_rows(draw):
-    """Rows of one to three turns with up to two calls each."""
-    tools = []
-    for name in draw(WORDS):
-        keys = {key: {"description": draw(TEXT)} for key in draw(WORDS)}
-        tools.append(tool(name, draw(TEXT), required=(), **keys))
-    messages = []
-    for _ in range(draw(st.integers(1, 3))):
-        messages.append({"role": "user", "content": draw(TEXT)})
-        results = []
-        for _ in range(draw(st.integers(0, 2))):
-            function = draw(st.sampled_from(tools))["function"]
-            arguments = {key: draw(VALUE) for key in function["parameters"]["properties"]}
-            call = call_message(function["name"], **arguments)
-            if call not in messages:
-                results.append(f"R{len(messages)}")
-                result = json.dumps({"value": results[-1]})
-                messages += [call, {"role": "tool_response", "content": result}]
-        messages.append({"role": "assistant", "content": " ".join([draw(TEXT), *results])})
-    return {"tools": tools, "messages": messages, **draw(PARTS)}
+TURN = st.tuples(TEXT, st.lists(VALUE, max_size=2), TEXT)  # question, a value of each call, answer
 
 
 @settings(max_examples=150, deadline=None)
-@given(canonical_rows())
-def test_rows_come_back_from_their_recordings_and_from_their_conversations(row):
+@given(st.lists(TURN, min_size=1, max_size=3), TEXT, PARTS)
+def test_rows_come_back_from_their_recordings_and_from_their_conversations(turns, about, parts):
+    known, messages = {"value": {"description": about}, "n": {"type": "integer"}}, []
+    for asked, values, said in turns:
+        messages.append({"role": "user", "content": asked})
+        for value in values:
+            call = call_message("天气-1", value=value, n=len(messages))
+            result = {"role": "tool_response", "content": f'{{"value": "R{len(messages)}"}}'}
+            said += f" R{len(messages)}"
+            messages += [call, result]
+        messages.append({"role": "assistant", "content": said})
+    tools = [tool(), tool("天气-1", about, required=(), **known)]
+    row = {"tools": tools, "messages": messages, **parts}
     assert rows_and_reasons(lines_of(row)) == ([row], [])
     *_, last = convert.turns_of(row)
     asked, _ = list(convert.requests_of(row))[-1 - len(last.calls)]  # the first of the last turn
     listed = [{"from": one["role"], "value": one["content"]} for one in asked]
     listed.append({"from": "assistant", "value": convert.trace_text(last)})
     made = from_conversation({"id": 7, "conversations": repr(listed)})
-    for one in [*made["messages"], *row["messages"]]:
+    for one in [*made["messages"], *messages]:
         one["content"] = one["content"].strip()
     assert made == {"id": "7", **row}
 
 
-def test_our_loop_with_a_teacher_gives_the_rows_that_the_teacher_knows(row, two_turns, tmp_path):
+def test_the_command_names_rows_and_keeps_what_it_rejects(row, two_turns, tmp_path):
     rows = [{**row, "instruction": "Be brief."}, {**two_turns, "instruction": "Be kind."}]
     heard, out = tmp_path / "heard.jsonl", tmp_path / "rows.jsonl"
-    with scripted_teacher(script_of(rows)) as teacher, recording(teacher, heard) as url:
-
-        def ask(messages):
-            return post(url, messages=messages).json()["choices"][0]["message"]["content"]
-
-        for one in rows:
-            parts = {"instruction": one["instruction"], "history": []}
-            for turn in convert.turns_of(one):
-                results = iter([result for _, result in turn.calls])
-                agent.run(one["tools"], turn.query, ask, lambda _, it=results: next(it), **parts)
-                said = {"user": turn.query, "assistant": convert.trace_text(turn)}
-                parts["history"] += [{"role": who, "content": said[who]} for who in said]
+    heard.write_text("\n".join([*lines_of(rows[0]), "{", *lines_of(rows[1])]), "utf-8")
     assert command.main(["rows", str(heard), "--out", str(out), "--source", "teacher"]) == 0
     named = [{"id": f"rows-000{n}", "source": "teacher"} for n in (1, 2)]
     assert read_jsonl(out) == [{**one, **name} for one, name in zip(rows, named)]
-    assert read_jsonl(tmp_path / "rows.rejected.jsonl") == []
+    (rejected,) = read_jsonl(tmp_path / "rows.rejected.jsonl")
+    assert (rejected["line"], rejected["row"]) == (3, "{")
 
 
 def test_a_conversation_is_one_row_and_interleaved_ones_come_apart(row, two_turns):
@@ -207,34 +176,31 @@ def test_a_conversation_is_one_row_and_interleaved_ones_come_apart(row, two_turn
 
 FINE = "Today it is sunny, with 25 degrees."
 IMAGE = "![IMAGEGEN](https://x.example/a.png)"
-NOTHING = "the answer states nothing of a result"
-UNSEEN = "the answer holds a call that the runtime does not see"
-NO_OBJECT = "a call's arguments are not a JSON object on one line"
+NO_OBJECT = "a call's arguments are not a JSON object"
 
 
 @pytest.mark.parametrize(
     ("said", "result", "becomes"),
     [
         ([GOOD, "Booked: HB-7."], "HB-7", "a row"),
-        (["工具调用\n" + GOOD, "HB-7"], "HB-7", "a row"),
-        ([GOOD + "\nObservation:", "HB-7"], "HB-7", "a row"),
+        (["工具调用\n" + GOOD + "\nObservation:", "HB-7"], "HB-7", "a row"),
         ([CALL + "{'city': 'Lisbon',}", "HB-7"], "HB-7", "a row"),
-        ([GOOD, "Booked."], "HB-7", NOTHING),
         ([GOOD, "Sunny, 25 degrees."], FINE, "a row"),
-        ([GOOD, "Fine weather."], FINE, NOTHING),
+        ([GOOD, "Fine weather."], FINE, "the answer states nothing"),
         ([GOOD, "![图片](https://x.example/a.png)"], IMAGE, "a row"),
-        ([GOOD, "![图片](https://x.example/b.png)"], IMAGE, "the answer leaves out or changes an "),
+        ([GOOD, "![图片](https://x.example/b.png)"], IMAGE, "the answer leaves out or changes"),
         ([GOOD], "", "the episode ends in a call"),
         ([GOOD, GOOD, "HB-7"], "HB-7", "a call is made twice"),
         ([GOOD + "\n" + GOOD, "HB-7"], "HB-7", "a reply with several calls"),
-        ([GOOD + "\nObservation: <result>1", "1"], "1", "the model wrote an observation itself"),
-        (["Action: book_flat\nAction Input: {}", "1"], "1", "a call names a tool that the prompt"),
-        ([CALL + '{"city": 7}', "1"], "1", "a call's arguments do not fit the tool's schema"),
+        ([GOOD + "\nObservation: <result>1", "1"], "1", "the model wrote an observation"),
+        (["Action: book_hotel \nAction Input: {}", "1"], "1", "a call names a tool"),
+        ([CALL + '{"city": 7}', "1"], "1", "a call's arguments do not fit"),
+        ([CALL + "Lisbon", "1"], "1", NO_OBJECT),
         ([CALL + "[1]", "1"], "1", NO_OBJECT),
         ([CALL + "{\n}", "1"], "1", NO_OBJECT),
         ([GOOD, "Sorry."], "Tool api x failed to call. Args: {}.Details: x", "a tool failed"),
         ([GOOD, "Sorry."], '{"error": "full"}', "a tool failed"),
-        (["Action：book_hotel\nAction Input：{}"], "", UNSEEN),
+        (["Action：book_hotel\nAction Input：{}"], "", "the answer holds a call"),
         ([""], "", "an empty turn"),
     ],
 )
@@ -253,36 +219,33 @@ def test_lines_that_are_no_good_chat_are_rejected(row):
     odd = {
         "{": "not a line of the recorder",
         '{"request": {}, "reply": {}, "status": 200}': "not a line of the recorder",
-        line([], "x"): "not a chat of texts with a system message",
-        line([{"role": "user", "content": None}] * 2, "x"): "not a chat of texts with a system m",
+        line([], "x"): "not a chat of texts",
+        line([{"role": "user", "content": None}] * 2, "x"): "not a chat of texts",
         line(SAID, "x"): "the system message is not AgentFabric's",
         next(lines_of(row, status=500)): "the server answered with an error (HTTP 500)",
-        '{"conversations": 7}': "conversations are not a list of from and value",
+        '{"conversations": 7}': "conversations are not a list",
     }
     made, rejected = rows_of([*odd, "\n", *lines_of({**row, "instruction": "x"})])
     assert [lines for lines, _ in made] == [[9, 10]]
-    assert [one.line for one in rejected] == list(range(1, 8))
-    for one, (text, reason) in zip(rejected, odd.items()):
-        assert one.reason.startswith(reason)
+    for n, (one, (text, reason)) in enumerate(zip(rejected, odd.items(), strict=True), 1):
+        assert one.line == n and one.reason.startswith(reason)
         assert (one.row if isinstance(one.row, str) else json.dumps(one.row)) == text
 
 
 @pytest.mark.parametrize("wording", ["0.7.1", "0.7.2"])
 @pytest.mark.parametrize("language", ["zh", "en"])
-@pytest.mark.parametrize("knowledge", [None, "Empty Response", "# 工具\n\n" * 3])
-def test_prompts_read_back(wording, language, knowledge):
+@pytest.mark.parametrize("knowledge", [None, "# 工具\n\n" * 3])
+def test_prompts_read_back_and_uploads_are_refused(wording, language, knowledge):
     parts = {"language": language, "wording": wording, "knowledge": knowledge}
-    for tools in ([], [tool()], [tool(), tool("天气-1", "查天气。\n\nParameters: {}")]):
-        text = agentfabric.system_prompt(tools, "a\n\nb", **parts)
-        assert (prompt := read_system(text)) == {"tools": tools, "instruction": "a\n\nb", **parts}
+    for tools in ([], [tool(), tool("天气-1", "查天气。\n\nParameters: {}")]):
+        prompt = {"tools": tools, "instruction": "a\n\nb", **parts}
+        assert read_system(agentfabric.system_prompt(**prompt)) == prompt
         for role in ("", "R(x)"):
-            known = bool(knowledge)
-            prefix = agentfabric.query_prefix(tools, language, role=role, knowledge=known)
+            named = {"role": role, "knowledge": bool(knowledge)}
+            prefix = agentfabric.query_prefix(tools, language, **named)
             assert read_query(prefix + "(q)", prompt) == (role, "(q)")
-        with pytest.raises(Unreadable, match="uploaded"):
-            read_query(prefix + '[上传文件 "a.txt"]q', prompt)
-        with pytest.raises(Unreadable, match="not AgentFabric's"):
-            read_system(text[:-1])
+    with pytest.raises(Unreadable, match="uploaded"):
+        read_query(prefix + '[上传文件 "a.txt"]q', prompt)
 
 
 def wire_lines(shared, name, last):
@@ -305,21 +268,13 @@ FINAL = "朝阳区今天晴，25度。 Sunny, 25C. ![IMAGEGEN](http://127.0.0.1/
 GENUINE = """roleplay_zh_1tool roleplay_en_1tool roleplay_zh_2tools roleplay_zh_1tool_v071
 roleplay_en_1tool_v071 roleplay_zh_keepstop agentfabric_zh_1tool agentfabric_zh_2tools
 agentfabric_en_1tool mal_j_json5 mal_m_after_obs_no_stop"""
-MALFORMED = """mal_b_bad_json mal_c_unknown_tool mal_d_missing_arg mal_f_pretty_json mal_n_wrongtype
-mal_g_two_actions mal_i_plain_string mal_k_trailing_space_name"""
 
 
-@pytest.mark.parametrize("name", [*GENUINE.split(), *MALFORMED.split()])
-def test_genuine_recordings_become_rows_unless_a_call_is_malformed(shared, name):
+@pytest.mark.parametrize("name", GENUINE.split())
+def test_genuine_recordings_become_rows(shared, name):
     lines = list(wire_lines(shared, name, FINAL))
-    made, rejected = rows_of(lines)
-    every = list(range(1, len(lines) + 1))
-    if name in MALFORMED:
-        assert not made and [one.line for one in rejected] == every
-        assert all(one.reason.startswith(("a call", "a reply with")) for one in rejected)
-        return
-    ((numbers, row),) = made
-    assert numbers == every and not rejected
+    [(numbers, row)], rejected = rows_of(lines)
+    assert numbers == list(range(1, len(lines) + 1)) and not rejected
     roles = [message["role"] for message in row["messages"]]
     assert roles.count("tool_call") == (2 if "2tools" in name else 1)
     assert roles.count("user") == (2 if name == "agentfabric_zh_1tool" else 1)

@@ -284,7 +284,7 @@ def test_the_real_port_comes_from_the_log(double):
 
 @pytest.mark.parametrize("mood", ["dies", "silent", "stranger"])
 def test_a_server_that_does_not_come_up_is_stopped_and_explained(double, mood):
-    died = r"dies stopped while starting: ValueError: no room for the model\nWhole log: .*\.log"
+    died = r"starting \(exit code 1\): ValueError: no room for the model\nWhole log: .*\.log"
     with pytest.raises(KitError, match=died if mood == "dies" else "did not answer within 2 s"):
         double(mood, timeout=2).__enter__()
     assert not [p for p in psutil.Process().children(recursive=True) if mood in p.cmdline()]

@@ -100,10 +100,8 @@ def test_a_study_killed_at_any_moment_goes_on_and_ends_with_the_same_numbers(tmp
     records = [tables.read(place / "records") for place in (whole, killed)]
     assert records[1][1]["manifest"]["resumed_from"] >= 2
     assert tables.same_numbers(*records) == {"base-0": True, "wire-42": True}
-    before = (killed / "records" / "wire-42.json.gz").stat().st_mtime_ns
     run.run_study(STUDIES["smoke"], killed / "records", ("wire",), root=killed)
     assert "1 of 1 runs have a record, 0 to make." in capsys.readouterr().out
-    assert (killed / "records" / "wire-42.json.gz").stat().st_mtime_ns == before
     larger = replace(STUDIES["smoke"], profile=replace(STUDIES["smoke"].profile, cases=5))
     assert not run.is_recorded(larger, "wire", 42, killed / "records")
     paths = figures.draw_all(records[0], tmp_path / "figures", "smoke")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from helpers import assets, train
-from helpers.assets import KitError
+from helpers import assets
+from helpers.assets import KitError, processes
 from helpers.runtime.tools import data
 from helpers.serving.server import Server, checked_port, until_ready
 
@@ -116,5 +116,5 @@ def launch(
     python |= {"MPLBACKEND": "agg", "LOG_LEVEL": "ERROR", "LOG_ENABLE_FILE": "off"}
     environment = {**os.environ, **network, **paths, **python}
     command = [PYTHON, "-m", "helpers.runtime.app_process", source, folder, language]
-    with train.running(command, log, environment) as process:
+    with processes.running(command, log, environment) as process:
         yield Server(until_ready(page, process, log, "AgentFabric", timeout), {}, log, process)

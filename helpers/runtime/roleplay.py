@@ -16,10 +16,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers import assets, train
+from helpers import assets
 from helpers.agent import Step
 from helpers.agentfabric import function_of
-from helpers.assets import KitError
+from helpers.assets import KitError, processes
 from helpers.convert import trace_text, turns_of
 from helpers.evaluate import step_of
 from helpers.runtime.tools import LOCAL
@@ -120,13 +120,13 @@ def _run(todo: list[dict], out: Path, server: list, quiet: bool) -> None:
     command = [PYTHON, "-m", "helpers.runtime.roleplay_process", asked, out, *server]
     environment = {**os.environ, **silent, "PYTHONPATH": path}
     bar = tqdm(desc="RolePlay", total=len(todo), unit="episode", disable=quiet)
-    with train.running(command, log, environment) as child, bar:
+    with processes.running(command, log, environment) as child, bar:
         while child.poll() is None:
             time.sleep(0.5)
             bar.update(len(_lines(out)) - before - bar.n)
     asked.unlink()
     if child.returncode:
-        raise KitError(f"RolePlay: {train.last_error(log)}\nWhole log: {log}")
+        raise KitError(f"RolePlay: {processes.last_error(log)}\nWhole log: {log}")
 
 
 def _checked(number: int, row: dict) -> dict:

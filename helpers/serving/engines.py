@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from helpers import assets, train
-from helpers.assets import KitError
+from helpers.assets import KitError, processes
 from helpers.profiles import Profile, dtype_of
 
 ENGINES = ("swift", "swift-vllm", "vllm")
@@ -43,7 +43,7 @@ def command_of(
             command += ["--enforce-eager", "--max-model-len", CONTEXT]
         if adapters:
             command += ["--enable-lora", "--max-lora-rank", rank, "--lora-modules", *adapters]
-        return command, {**train.child_environment(), **VLLM_ENVIRONMENT}
+        return command, {**processes.child_environment(), **VLLM_ENVIRONMENT}
 
     command = ["-m", "swift.cli.deploy", *place, "--served_model_name", name]
     command += ["--temperature", 0, "--max_new_tokens", profile.max_new_tokens]
@@ -62,14 +62,14 @@ def command_of(
             # The default, 1, answers one request at a time. With adapters, a batch of several
             # fails: "Length of `adapter_names` should be the same".
             command += ["--max_batch_size", profile.batch_size]
-        return [sys.executable, *command], train.child_environment()
+        return [sys.executable, *command], processes.child_environment()
 
     command += ["--infer_backend", "vllm"]
     if cpu:
         command += ["--vllm_enforce_eager", "true", "--vllm_max_model_len", CONTEXT]
     if adapters:
         command += ["--vllm_enable_lora", "true", "--vllm_max_lora_rank", rank]
-    return [vllm_python(), *command], {**train.child_environment(), **VLLM_ENVIRONMENT}
+    return [vllm_python(), *command], {**processes.child_environment(), **VLLM_ENVIRONMENT}
 
 
 def vllm_python() -> str:

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers import assets, train
-from helpers.assets import KitError
+from helpers import assets
+from helpers.assets import KitError, processes
 from helpers.profiles import Profile
 
 # Largest difference of a logit that merging may make. In float32 only the order of additions
@@ -73,10 +73,10 @@ def _export(profile: Profile, base: Path, adapter: Path, target: Path, log: Path
     command += ["--model_type", profile.model_type, "--template", profile.template]
     command += ["--torch_dtype", dtype_of_folder(base), "--device_map", "cpu"]
     command += ["--load_args", "false", "--merge_lora", "true", "--output_dir", target]
-    with train.running(command, log, train.child_environment()) as process:
+    with processes.running(command, log, processes.child_environment()) as process:
         process.wait()
     if process.returncode or not target.exists():
-        raise KitError(f"merging {adapter} failed: {train.last_error(log)}\nWhole log: {log}")
+        raise KitError(f"merging {adapter} failed: {processes.last_error(log)}\nWhole log: {log}")
 
 
 def dtype_of_folder(folder: Path) -> str:

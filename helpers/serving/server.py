@@ -17,7 +17,7 @@ import openai
 import psutil
 
 from helpers import assets, train
-from helpers.assets import KitError
+from helpers.assets import KitError, processes
 from helpers.model import Endpoint
 from helpers.profiles import Profile
 from helpers.serving.engines import command_of
@@ -70,7 +70,7 @@ def deploy(
         url = f"http://127.0.0.1:{found[1]}/v1" if found else ""
         return url if url and set(names.values()) <= _served(url) else ""
 
-    with train.running(command, log, environment) as process:
+    with processes.running(command, log, environment) as process:
         started = time.monotonic()
         url = until_ready(address, process, log, engine, timeout)
         seconds, place = time.monotonic() - started, os.path.relpath(log, assets.ROOT)
@@ -87,7 +87,7 @@ def until_ready(
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise stopped(what, log, "stopped while starting")
+            raise stopped(what, log, f"stopped while starting (exit code {process.returncode})")
         if said := ready():
             return said
         time.sleep(0.5)
@@ -96,7 +96,7 @@ def until_ready(
 
 def stopped(what: str, log: Path, problem: str = "stopped") -> KitError:
     """The error that says why a server is not there."""
-    return KitError(f"{what} {problem}: {train.last_error(log)}\nWhole log: {log}")
+    return KitError(f"{what} {problem}: {processes.last_error(log)}\nWhole log: {log}")
 
 
 def _served(url: str) -> set[str]:

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from tqdm.auto import tqdm
 
 from helpers import evaluate, plots, profiles, train
-from helpers.assets import ROOT, whole_file, write_jsonl
+from helpers.assets import ROOT, processes, whole_file, write_jsonl
 from helpers.split import prepare_data
 from helpers.study import tables
 from helpers.study.arms import ARMS, BASE, Study, profile_of, rows_of, settings_of
@@ -84,7 +84,7 @@ def _scored(study: Study, arm: str, seed: int, run: train.Run, records: Path, wo
     profile = profile_of(study, arm, seed)
     scorers = {name: SCORERS[name] for name in ARMS[arm].scorers}
     scores = evaluate.score_run(run, profile, scorers, workers)
-    facts = {"number_format": profiles.dtype_of(profile), **train.environment()}
+    facts = {"number_format": profiles.dtype_of(profile), **processes.environment()}
     log = plots.training_frame(run.log()).reset_index().to_json(orient="columns")
     record = {"arm": arm, "seed": seed, **settings_of(study, arm, seed)}
     record |= {"manifest": run.manifest() if run.finished else facts, "log": json.loads(log)}
