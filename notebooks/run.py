@@ -143,7 +143,7 @@ def read_costs(path: Path) -> pd.DataFrame:
     """What each lesson took, by lesson: minutes, memory_gb; empty where nothing was measured."""
     if not path.exists():
         return pd.DataFrame(columns=["minutes", "memory_gb"], index=pd.Index([], name="lesson"))
-    return pd.read_csv(path, dtype={"lesson": str}).set_index("lesson")
+    return pd.read_csv(path, dtype={"lesson": str}).set_index("lesson").astype(float)
 
 
 def keep_cost(path: Path, cost: dict) -> None:

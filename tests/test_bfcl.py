@@ -32,13 +32,10 @@ def gold_calls(case: dict) -> list[tuple[str, dict]]:
 
 
 def test_gold_answers_pass():
-    for category in bfcl.CATEGORIES[:7]:
-        failed = [
-            case["id"] for case in load(category) if not bfcl.check(case, gold_calls(case))[0]
-        ]
-        # BFCL's own errors: these answers break their tools' descriptions.
-        assert len(failed) == {"live_simple": 2, "live_multiple": 1}.get(category, 0), failed
-    assert [len(load(name)) for name in bfcl.CATEGORIES[:7]] == [400, 200, 200, 200, 240, 247, 1016]
+    parts = [load(category) for category in bfcl.CATEGORIES[:7]]
+    failed = [sum(not bfcl.check(case, gold_calls(case))[0] for case in part) for part in parts]
+    assert [len(part) for part in parts] == [400, 200, 200, 200, 240, 247, 1016]
+    assert failed == [0, 0, 0, 0, 0, 2, 1]  # BFCL's own errors: these break their tools' schemas
     assert "bfcl_eval.constants.model_config" not in sys.modules  # the stand-in is gone
 
 
@@ -58,22 +55,16 @@ def test_wrong_answers_fail():
             assert not valid and error, (case["id"], calls)
 
 
-def test_errors_say_what_is_wrong():
-    by_id = {case["id"]: case for case in load("simple_python")}
-    case, name = by_id["simple_python_0"], "calculate_triangle_area"
+def test_verdicts_by_hand_and_what_is_said():
+    (case, dotted), name = load("simple_python")[:2], "calculate_triangle_area"
     assert bfcl.check(case, [(name, {"base": 10, "height": 5})]) == (True, "")
     assert "height" in bfcl.check(case, [(name, {"base": 10})])[1]
-    assert "type integer" in bfcl.check(case, [(name, {"base": "10", "height": 5})])[1]
     assert "no JSON object" in bfcl.check(case, [(name, "base=10")])[1]
-    case = by_id["simple_python_1"]  # dotted names are shown and scored with their dots
-    assert case["tools"][0]["function"]["name"] == "math.factorial"
-    assert not bfcl.check(case, [("math_factorial", {"number": 5})])[0]
-
-
-def test_parallel_calls_irrelevance_and_relevance():
+    assert dotted["tools"][0]["function"]["name"] == "math.factorial"
+    assert not bfcl.check(dotted, [("math_factorial", {"number": 5})])[0]
     case = next(case for case in load("parallel") if len(case["gold"]) > 1)
     assert bfcl.check(case, gold_calls(case)[::-1]) == (True, "")
-    assert bfcl.check(case, gold_calls(case)[:1]) == (False, "Wrong number of functions.")
+    assert not bfcl.check(case, gold_calls(case)[:1])[0]
     refuse, act = load("irrelevance")[0], load("live_relevance")[0]
     assert bfcl.check(refuse, []) == bfcl.check(act, [("anything", {})]) == (True, "")
     assert bfcl.check(refuse, [("anything", {})]) == (False, "a call, but no tool fits")

@@ -3,31 +3,25 @@
 import json
 
 import pytest
-from conftest import call_message
 from test_ms_agent import good_row
 
-from helpers import agentfabric, assets, convert, data, ms_agent
+from helpers import agentfabric, assets, convert, ms_agent
 
 BOOK = 'Action: book_hotel\nAction Input: {"city": "Lisbon", "nights": 2}'
 BOOKED = '{"booking": "HB-7", "price": 80}'
 
 
 def test_wire_rows_are_the_requests_of_the_openai_path(two_turns):
-    call, chained, summary, thanks = convert.render_rows([two_turns], "wire")
-    prefix = "(. you can use tools: [book_hotel,get_time])"
-    assert call["messages"][1]["content"] == prefix + "Book a hotel in Lisbon for 2 nights."
-    assert call["messages"][2] == call_message("book_hotel", city="Lisbon", nights=2)
-    trace = f"{BOOK}\nObservation: <result>{BOOKED}</result>\nAnswer:"
-    assert chained["messages"][1]["content"].endswith("nights." + trace)
-    assert chained["messages"][2] == call_message("get_time", city="Lisbon")
-    trace += 'Action: get_time\nAction Input: {"city": "Lisbon"}'
-    trace += "\nObservation: <result>9:41</result>\nAnswer:"
-    assert summary["messages"][1]["content"].endswith("nights." + trace)
-    assert summary["messages"][2]["content"] == "HB-7; it is 9:41 there."
-    system, earlier, answered, query, reply = thanks["messages"]
-    assert earlier["content"] == "Book a hotel in Lisbon for 2 nights.", "history has no prefix"
-    assert answered["content"] == trace + "HB-7; it is 9:41 there."
-    assert query["content"] == prefix + "Thanks!" and reply["role"] == "assistant"
+    rows = [row["messages"][1:] for row in convert.render_rows([two_turns], "wire")]
+    prefix, query = "(. you can use tools: [book_hotel,get_time])", two_turns["messages"][0]
+    once = f"{BOOK}\nObservation: <result>{BOOKED}</result>\nAnswer:"
+    twice = once + 'Action: get_time\nAction Input: {"city": "Lisbon"}'
+    twice += "\nObservation: <result>9:41</result>\nAnswer:"
+    answer, asked = "HB-7; it is 9:41 there.", prefix + query["content"]
+    assert [row[-1] for row in rows] == [two_turns["messages"][n] for n in (1, 3, 5, 7)]
+    assert [row[-2]["content"] for row in rows[:3]] == [asked, asked + once, asked + twice]
+    assert rows[3][:2] == [query, {"role": "assistant", "content": twice + answer}]
+    assert rows[3][2]["content"] == prefix + "Thanks!", "only the newest query has the prefix"
 
 
 def test_a_prompt_with_knowledge_is_written_out_because_the_template_has_no_room(two_turns):
@@ -43,10 +37,11 @@ def test_trace_react_hermes_and_rows_without_tools(row):
     call, answer = BOOK + "\nObservation: ", "Booked: HB-7, 80 euros."
     (trace,) = convert.render_rows([row], "trace")
     assert json.loads(trace["tools"]) == row["tools"]
-    system, user, reply = [one["content"] for one in trace["messages"]]
-    assert system == agentfabric.DEFAULT_INSTRUCTION["en"]
-    assert user == "(. you can use tools: [book_hotel])Book a hotel in Lisbon for 2 nights."
-    assert reply == f"{call}<result>{BOOKED}</result>\nAnswer:{answer}"
+    assert [one["content"] for one in trace["messages"]] == [
+        agentfabric.DEFAULT_INSTRUCTION["en"],
+        "(. you can use tools: [book_hotel])Book a hotel in Lisbon for 2 nights.",
+        f"{call}<result>{BOOKED}</result>\nAnswer:{answer}",
+    ]
     (react,) = convert.render_rows([row], "react")
     thought = "\nThought: I now know the final answer\nFinal Answer: "
     assert react["messages"][1]["content"] == call + BOOKED + thought + answer
@@ -55,16 +50,6 @@ def test_trace_react_hermes_and_rows_without_tools(row):
     plain = {"id": "p", "tools": [], "messages": row["messages"][::3]}
     for format in convert.FORMATS:
         assert [*convert.render_rows([plain], format)] == [{**plain, "tools": convert.NO_TOOLS}]
-
-
-def test_the_runtime_reads_the_same_calls_from_wire_rows_of_the_authored_set():
-    for row in data.read_rows("authored"):
-        calls = [reply for _, reply in convert.requests_of(row) if isinstance(reply, dict)]
-        assert calls == agentfabric.calls_of(row["messages"])
-        for call in calls:
-            (read,) = agentfabric.read_calls(agentfabric.render_call(**call))
-            arguments = agentfabric.parse_arguments(read.arguments)
-            assert {"name": read.name, "arguments": arguments} == call
 
 
 def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path):
@@ -76,20 +61,16 @@ def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path):
     kept = [ms_agent.to_canonical(row) for row in rows if len(row) > 1]
     assert assets.read_jsonl(out) == [*convert.render_rows(kept, "trace")]
     rejected = assets.read_jsonl(out.with_suffix(".rejected.jsonl"))
-    assert {one["line"]: one["row"] for one in rejected} == {
-        n: rows[n - 1] for n in range(7, 99, 7)
-    }
+    numbered = [(one["line"], one["row"]) for one in rejected]
+    assert numbered == [(n, rows[n - 1]) for n in range(7, 99, 7)]
     assert (report.rows_in, report.converted, report.rows_out) == (99, 85, 85)
     assert [*report.rejected.values()] == [14] and "14 rejected" in convert.table(report)
     assert json.loads(out.with_suffix(".report.json").read_text("utf-8")) == report._asdict()
 
 
 def test_mistakes_get_one_line_and_strict_writes_nothing(tmp_path, capsys):
-    for source, out, message in (
-        ("no-such.jsonl", "x", "no-such"),
-        ("authored", __file__, "write"),
-    ):
-        assert convert.main([source, "--out", f"{out}/x.jsonl"]) == 1
+    for source, message in {"no-such.jsonl": "no-such", "authored": "write"}.items():
+        assert convert.main([source, "--out", f"{__file__}/x.jsonl"]) == 1
         assert message in capsys.readouterr().err
     source, out = tmp_path / "in.jsonl", tmp_path / "o" / "rows.jsonl"
     source.write_text(json.dumps(good_row()) + '\n{"id": "cut off\n', "utf-8")

@@ -7,17 +7,13 @@ import pytest
 from conftest import call_message, tool
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_ms_agent import BROKEN as BROKEN_MS_AGENT
+from test_ms_agent import VALUES, good_row
 
 from helpers import agentfabric, assets, convert, data, ms_agent
 
-EXPECTED = [
-    {"role": "user", "content": "Book two nights in Lisbon."},
-    call_message("book_hotel", city="Lisbon", nights=2),
-    {"role": "tool_response", "content": "HB-7"},
-    {"role": "assistant", "content": "Booked: HB-7."},
-]
-SPEAKERS = {"user": "human", "assistant": "gpt"}
-SPEAKERS |= {"tool_call": "function_call", "tool_response": "observation"}
+CANONICAL = ms_agent.to_canonical(good_row())
+EXPECTED = CANONICAL["messages"]
 
 
 def read(tmp_path, *rows, name="rows.jsonl"):
@@ -26,19 +22,26 @@ def read(tmp_path, *rows, name="rows.jsonl"):
     return list(data.read_rows(tmp_path / name))
 
 
-def conversations(messages):
-    return [{"from": one["role"], "value": one["content"]} for one in messages]
+def sharegpt():
+    speakers = "human function_call observation gpt".split()
+    turns = [{"from": who, "value": one["content"]} for who, one in zip(speakers, EXPECTED)]
+    return {"conversations": turns, "tools": json.dumps(CANONICAL["tools"])}
 
 
-def sharegpt(**more):
-    turns = conversations([one | {"role": SPEAKERS[one["role"]]} for one in EXPECTED])
-    return {"conversations": turns, "tools": json.dumps([tool()["function"]]), **more}
-
-
-def test_sharegpt_and_its_file_endings(tmp_path):
-    parts = {"id": "line-1", "instruction": "Be brief.", "tools": [tool()], "messages": EXPECTED}
+def test_every_format_is_read_from_either_kind_of_file(tmp_path, row, two_turns):
+    parts = {**CANONICAL, "id": "line-1", "instruction": "Be brief."}
     for name in ("rows.jsonl", "rows.json"):
-        assert read(tmp_path, sharegpt(system="Be brief."), name=name) == [parts]
+        assert read(tmp_path, sharegpt() | {"system": "Be brief."}, name=name) == [parts]
+    rows = [row, {**two_turns, "instruction": "Be brief.", "role": "clerk", "knowledge": "Facts."}]
+    assert read(tmp_path, *rows) == rows
+    recorded = {"messages": agentfabric.first_request(row["tools"], "Hello")}
+    (rejected,) = read(tmp_path, recorded)
+    assert rejected.row == recorded and "python -m helpers.record" in rejected.reason
+    plain = ms_agent.to_ms_agent(row)
+    literals = repr(plain["conversations"]), plain["conversations"], "[{1}]"  # as on the hub
+    first, good, bad = read(tmp_path, *({**plain, "conversations": one} for one in literals))
+    assert first == good and good["messages"] == row["messages"]
+    assert "Python literal" in bad.reason
 
 
 def test_openai_messages_with_parallel_calls_become_calls_in_turn(tmp_path):
@@ -57,22 +60,13 @@ def test_openai_messages_with_parallel_calls_become_calls_in_turn(tmp_path):
     assert stray.reason == "a tool's result answers no call"
 
 
-def test_canonical_rows_pass_and_recorded_prompts_say_where_to_go(tmp_path, row, two_turns):
-    parts = {"instruction": "Be brief.", "role": "clerk", "knowledge": "Facts."}
-    assert read(tmp_path, row, {**two_turns, **parts}) == [row, {**two_turns, **parts}]
-    request = agentfabric.first_request(row["tools"], "Hello")
-    recorded = {"id": "r", "conversations": conversations([*request, EXPECTED[-1]])}
-    for rejected in read(tmp_path, recorded, recorded):
-        assert rejected.row == recorded and "python -m helpers.record" in rejected.reason
-
-
 def test_seal_tools_needs_its_catalogue_and_offers_distractors(tmp_path):
     call = {"api": "income", "parameters": {"revenue": "40.5"}}
     row = {"id": "q1", "query": "Net income?", "calling": [call]}
     with pytest.raises(assets.KitError, match="tool.jsonl"):
         read(tmp_path, row)
     listed = {"required": ["revenue"], "parameters": {"revenue": {"type": "float"}}}
-    names = ("income", "tax", "cost", "gain")
+    names = "income tax cost gain".split()
     tools = [{"api_name": name, "api_description": name, **listed} for name in names]
     assets.write_jsonl(tmp_path / "tool.jsonl", tools)
     callings = [{**call, "parameters": {"revenue": "a lot"}}], [call, call], [{"api": "x"}]
@@ -84,21 +78,12 @@ def test_seal_tools_needs_its_catalogue_and_offers_distractors(tmp_path):
         assert '{"revenue": 40.5}' in training_row["messages"][-1]["content"][-19:]
 
 
-def test_conversations_as_the_hub_hands_them_out_are_a_python_literal(tmp_path, row):
-    plain = ms_agent.to_ms_agent(row)
-    texts = repr(plain["conversations"]), plain["conversations"], "[{1}]"
-    first, good, bad = read(tmp_path, *({**plain, "conversations": one} for one in texts))
-    assert first == good and good["messages"] == row["messages"]
-    assert "Python literal" in bad.reason
-
-
 BROKEN = [
     (None, {"tools": "[{"}, "tools: not JSON"),
     (None, {"tools": [{"description": "x"}]}, "a tool: name: Field required"),
     (None, {"tools": [{"name": "x", "parameters": [1]}]}, "a tool: parameters: Input"),
     (None, {"conversations": []}, "turns are not user"),
     (3, {"from": "human"}, "turns are not user"),
-    (0, {"from": "narrator"}, "turns are not user"),
     (0, {"value": " "}, "an empty turn"),
     (1, {"value": "{"}, "a call: not JSON"),
     (1, {"value": "[1]"}, "a call: Input should be an object"),
@@ -106,12 +91,14 @@ BROKEN = [
 ]
 
 
-def test_rows_that_do_not_fit_are_rejected_with_line_id_reason_and_row(tmp_path):
-    rows = [sharegpt(id=f"b{n}") for n in range(len(BROKEN))]
-    for row, (turn, change, _) in zip(rows, BROKEN):
+@pytest.mark.parametrize(("good", "broken"), [(sharegpt, BROKEN), (good_row, BROKEN_MS_AGENT)])
+def test_rows_that_do_not_fit_are_rejected_with_line_id_reason_and_row(tmp_path, good, broken):
+    rows = [{**good(), "id": f"b{n}"} for n in range(len(broken))]
+    for row, (turn, change, _) in zip(rows, broken):
         (row if turn is None else row["conversations"][turn]).update(change)
-    rejected = read(tmp_path, sharegpt(), *rows)[1:]
-    for n, (one, (_, _, reason)) in enumerate(zip(rejected, BROKEN, strict=True)):
+    first, *rejected = read(tmp_path, good(), *rows)
+    assert first["messages"] == EXPECTED
+    for n, (one, (_, _, reason)) in enumerate(zip(rejected, broken, strict=True)):
         assert (one.line, one.id, one.row) == (n + 2, f"b{n}", rows[n])
         assert reason in one.reason
 
@@ -136,29 +123,18 @@ def test_third_party_rows_are_read(shared):
         assert all([*convert.render_rows([row], "wire")] for row in rows)
 
 
-GOOD = [
-    ms_agent.to_ms_agent({"id": "m", "tools": [tool()], "messages": EXPECTED}),
-    sharegpt(id="s"),
-    {"id": "c", "tools": [tool()] * 3, "messages": EXPECTED},
-]
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda it: st.lists(it, max_size=3) | st.dictionaries(st.text(max_size=5), it, max_size=3),
-)
+GOOD = [good_row(), sharegpt(), {**CANONICAL, "tools": CANONICAL["tools"] * 3}]
 
 
 @st.composite
 def mutated(draw):
     """A good row with a part replaced, removed or repeated; as bytes, perhaps cut or recoded."""
-    row, junk = copy.deepcopy(draw(st.sampled_from(GOOD))), draw(JUNK)
-    turns, text = row.get("conversations") or row["messages"], draw(st.text(max_size=9))
+    row, junk = copy.deepcopy(draw(st.sampled_from(GOOD))), draw(VALUES | st.floats())
+    turns = row.get("conversations") or row["messages"]
     place, times = draw(st.integers(0, len(turns) - 1)), draw(st.integers(2, 40))
+    part = draw(st.sampled_from([row, turns[place]]))
     changes = [
-        lambda: turns[place].update({draw(st.sampled_from(sorted(turns[place]))): junk}),
-        lambda: row.update({draw(st.sampled_from(sorted(row))): junk}),
-        lambda: turns[0].update(
-            {key: it[:times] + text + it[times:] for key, it in turns[0].items()}
-        ),
+        lambda: part.update({draw(st.sampled_from(sorted(part))): junk}),
         lambda: turns.insert(place, junk),
         lambda: turns.pop(place),
         lambda: turns.extend(turns * times),
@@ -166,9 +142,9 @@ def mutated(draw):
     ]
     draw(st.sampled_from(changes))()
     line = json.dumps(row, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
-    cut = draw(st.integers(0, len(line)))
-    lines = [line, line[:cut], line[:cut] + b"\xff\x00" + line[cut:], b"[" * 3000]
-    return draw(st.sampled_from(lines)).replace(b"\n", b" ")
+    cut, text = draw(st.integers(0, len(line))), draw(st.text(max_size=9) | st.just("\0"))
+    inside = [line[:cut] + one + line[cut:] for one in (b"\xff", text.encode("utf-8"))]
+    return draw(st.sampled_from([line, line[:cut], *inside, b"[" * 3000])).replace(b"\n", b" ")
 
 
 @settings(deadline=None, max_examples=200)
@@ -179,6 +155,5 @@ def test_mutated_files_never_raise_and_every_row_is_accounted_for(tmp_path_facto
     good, *results = data.read_rows(path)
     assert isinstance(good, dict) and len(results) == sum(bool(line.strip()) for line in lines)
     for row in results:
-        assert (
-            row.reason if isinstance(row, data.Rejected) else [*convert.render_rows([row], "wire")]
-        )
+        ok = row.reason if isinstance(row, data.Rejected) else [*convert.render_rows([row], "wire")]
+        assert ok

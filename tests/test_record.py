@@ -6,13 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from conftest import call_message, tool
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from helpers import agentfabric, convert
+from helpers import agentfabric, convert, data
 from helpers.agentfabric import Unreadable
 from helpers.assets import read_jsonl
 from helpers.record import __main__ as command
@@ -22,14 +20,20 @@ from helpers.record.rows import from_conversation, rows_of
 from helpers.record.scripted import scripted_teacher
 
 SAID = [{"role": "system", "content": "s"}, {"role": "user", "content": "你好"}]
-CHAT = {"model": "m", "messages": SAID}
+CHAT, REPLY = {"model": "m", "messages": SAID}, "您好！" * 50
 CALL = "Action: book_hotel\nAction Input: "
 GOOD = CALL + '{"city": "Lisbon", "nights": 2}'
+HARD = "a 天.。:：()[]{}<>\"'\\/#!?\n01"
+FINE = "Today it is sunny, with 25 degrees."
+IMAGE = "![IMAGEGEN](https://x.example/a.png)"
+GENUINE = """roleplay_zh_1tool roleplay_en_1tool roleplay_zh_2tools roleplay_zh_1tool_v071
+roleplay_en_1tool_v071 roleplay_zh_keepstop agentfabric_zh_1tool agentfabric_zh_2tools
+agentfabric_en_1tool mal_j_json5 mal_m_after_obs_no_stop"""
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    with scripted_teacher({json.dumps(SAID): "您好！" * 50}) as url:
+    with scripted_teacher({json.dumps(SAID): REPLY}) as url:
         yield url
 
 
@@ -47,32 +51,29 @@ def test_whole_and_streamed_replies_pass_and_are_kept_alike_many_at_once(teacher
     assert replies == [post(teacher, **body).text for body in bodies]
     kept = sorted(read_jsonl(out), key=lambda line: line["request"]["user"])
     assert [line["request"] for line in kept] == bodies
-    message = {"role": "assistant", "content": "您好！" * 50}
-    for line in kept:
-        assert {*line} == {"time", "request", "reply", "status"}, "no header is kept"
-        expected = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        assert line["reply"]["choices"] == expected
+    choice = {"index": 0, "message": {"role": "assistant", "content": REPLY}}
+    assert all(line["reply"]["choices"] == [{**choice, "finish_reason": "stop"}] for line in kept)
+    assert {*kept[0]} == {"time", "request", "reply", "status"}
+    assert "sk-secret" not in out.read_text("utf-8"), "no header is kept"
 
 
 def test_errors_pass_and_are_kept(teacher, tmp_path):
-    async def breaks_off(request):
-        async def half():
-            yield b'data: {"choices": [{"delta": {"content": "ha'
-            raise RuntimeError("the server breaks off")
+    async def half():
+        yield b'data: {"choices": [{"delta": {"content": "ha'
+        raise RuntimeError("the server breaks off")
 
-        return StreamingResponse(half(), media_type="text/event-stream")
+    async def answer(request):
+        if request.method == "POST":
+            return StreamingResponse(half(), media_type="text/event-stream")
+        return JSONResponse([request.headers["x-mine"], request.url.query], 418)
 
-    async def odd(request):
-        said = [request.headers["x-mine"], request.url.query]
-        return JSONResponse(said, 418, {"x-theirs": "b"})
-
-    routes = [Route("/v1/chat/completions", breaks_off, methods=["POST"]), Route("/v1/odd", odd)]
+    routes = [Route("/v1/{path:path}", answer, methods=["GET", "POST"])]
     out = tmp_path / "r.jsonl"
     with serving(Starlette(routes=routes)) as server, recording(f"{server}/v1", out) as url:
         other = httpx.get(f"{url}/odd?a=1", headers={"x-mine": "m"}, trust_env=False)
         with pytest.raises(httpx.HTTPError):
             post(url)
-    assert (other.status_code, other.headers["x-theirs"], *other.json()) == (418, "b", "m", "a=1")
+    assert (other.status_code, other.json()) == (418, ["m", "a=1"])
     with recording(teacher, out) as url:
         refused = post(url, messages=SAID[:1])
     with recording("http://127.0.0.1:9/v1", out) as url:
@@ -112,49 +113,43 @@ def rows_and_reasons(lines):
     return [row for _, row in made], [(one.line, one.reason) for one in rejected]
 
 
-TEXT = st.text(st.sampled_from("ab 天.。:：()[]{}<>\"'\\/#!?\n01"), min_size=1, max_size=30)
-TEXT = TEXT.filter(str.strip)
-FLOAT = st.floats(allow_nan=False, allow_infinity=False)
-VALUE = TEXT | st.integers(-(10**18), 10**18) | st.booleans() | FLOAT | st.lists(st.integers(0, 9))
-MORE = {"role": st.just("天气(助手)"), "knowledge": st.sampled_from(["K\n\n# 工具\n[1]", "Empty"])}
-PARTS = st.fixed_dictionaries({"instruction": TEXT}, optional=MORE)
-TURN = st.tuples(TEXT, st.lists(VALUE, max_size=2), TEXT)  # question, a value of each call, answer
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(TURN, min_size=1, max_size=3), TEXT, PARTS)
-def test_rows_come_back_from_their_recordings_and_from_their_conversations(turns, about, parts):
-    known, messages = {"value": {"description": about}, "n": {"type": "integer"}}, []
-    for asked, values, said in turns:
-        messages.append({"role": "user", "content": asked})
-        for value in values:
-            call = call_message("天气-1", value=value, n=len(messages))
-            result = {"role": "tool_response", "content": f'{{"value": "R{len(messages)}"}}'}
-            said += f" R{len(messages)}"
-            messages += [call, result]
-        messages.append({"role": "assistant", "content": said})
-    tools = [tool(), tool("天气-1", about, required=(), **known)]
-    row = {"tools": tools, "messages": messages, **parts}
-    assert rows_and_reasons(lines_of(row)) == ([row], [])
-    *_, last = convert.turns_of(row)
-    asked, _ = list(convert.requests_of(row))[-1 - len(last.calls)]  # the first of the last turn
-    listed = [{"from": one["role"], "value": one["content"]} for one in asked]
-    listed.append({"from": "assistant", "value": convert.trace_text(last)})
-    made = from_conversation({"id": 7, "conversations": repr(listed)})
-    for one in [*made["messages"], *messages]:
-        one["content"] = one["content"].strip()
-    assert made == {"id": "7", **row}
+def test_rows_come_back_from_their_recordings_and_from_their_conversations():
+    """The set `addition` has roles, knowledge, both languages, and some rows of several turns."""
+    tools = [tool(), tool("天气-1", HARD, required=(), v={"description": HARD})]
+    call = call_message("天气-1", v=[HARD, 10**18 + 1, 0.1, True])
+    asked, answer = {"role": "user", "content": HARD}, {"role": "assistant", "content": "R1" + HARD}
+    messages = [asked, call, {"role": "tool_response", "content": '{"v": "R1"}'}, answer]
+    rows = [{"tools": tools, "messages": messages, "instruction": HARD, "knowledge": HARD}]
+    for one in data.load("addition")[0]:
+        rows.append({key: one[key] for key in one if key not in ("id", "source")})
+    assert rows_and_reasons(line for row in rows for line in lines_of(row)) == (rows, [])
+    for row in rows:
+        *_, last = convert.turns_of(row)
+        asked, _ = list(convert.requests_of(row))[-1 - len(last.calls)]  # first of the last turn
+        listed = [{"from": one["role"], "value": one["content"]} for one in asked]
+        listed.append({"from": "assistant", "value": convert.trace_text(last)})
+        assert from_conversation({"id": 7, "conversations": repr(listed)}) == {"id": "7", **row}
 
 
 def test_the_command_names_rows_and_keeps_what_it_rejects(row, two_turns, tmp_path):
     rows = [{**row, "instruction": "Be brief."}, {**two_turns, "instruction": "Be kind."}]
+    odd = {
+        "{": "not a line of the recorder",
+        '{"request": {}, "reply": {}, "status": 200}': "not a line of the recorder",
+        line([{"role": "user", "content": None}] * 2, "x"): "not a chat of texts",
+        line(SAID, "x"): "the system message is not AgentFabric's",
+        next(lines_of(row, status=500)): "the server answered with an error (HTTP 500)",
+        '{"conversations": 7}': "conversations are not a list",
+    }
     heard, out = tmp_path / "heard.jsonl", tmp_path / "rows.jsonl"
-    heard.write_text("\n".join([*lines_of(rows[0]), "{", *lines_of(rows[1])]), "utf-8")
-    assert command.main(["rows", str(heard), "--out", str(out), "--source", "teacher"]) == 0
+    heard.write_text("\n".join([*odd, "", *lines_of(rows[0]), *lines_of(rows[1])]), "utf-8")
+    assert command.main(f"rows {heard} --out {out} --source teacher".split()) == 0
     named = [{"id": f"rows-000{n}", "source": "teacher"} for n in (1, 2)]
     assert read_jsonl(out) == [{**one, **name} for one, name in zip(rows, named)]
-    (rejected,) = read_jsonl(tmp_path / "rows.rejected.jsonl")
-    assert (rejected["line"], rejected["row"]) == (3, "{")
+    rejected = read_jsonl(tmp_path / "rows.rejected.jsonl")
+    for n, (one, (text, reason)) in enumerate(zip(rejected, odd.items(), strict=True), 1):
+        assert one["line"] == n and one["reason"].startswith(reason)
+        assert one["row"] == ("{\n" if text == "{" else json.loads(text))
 
 
 def test_a_conversation_is_one_row_and_interleaved_ones_come_apart(row, two_turns):
@@ -166,23 +161,16 @@ def test_a_conversation_is_one_row_and_interleaved_ones_come_apart(row, two_turn
     rows, reasons = rows_and_reasons(two[:-1])
     assert rows == [{**rows[0], "messages": two_turns["messages"][:-2]}] and not reasons
     cut = [text.replace('"stop"', '"length"') for text in two[:3]]
-    rows, reasons = rows_and_reasons([*cut, two[3]])
     why = [(n, "a reply was cut off") for n in (1, 2, 3)] + [(4, "an earlier turn was rejected")]
-    assert (rows, reasons) == ([], why)
+    assert rows_and_reasons([*cut, two[3]]) == ([], why)
     rows, reasons = rows_and_reasons([*one, *one])
     assert len(rows) == 1 and reasons == [(n, "the same conversation again") for n in (3, 4)]
     assert rows_and_reasons(one[1:]) == ([], [(1, "the first request of the turn is missing")])
 
 
-FINE = "Today it is sunny, with 25 degrees."
-IMAGE = "![IMAGEGEN](https://x.example/a.png)"
-NO_OBJECT = "a call's arguments are not a JSON object"
-
-
 @pytest.mark.parametrize(
     ("said", "result", "becomes"),
     [
-        ([GOOD, "Booked: HB-7."], "HB-7", "a row"),
         (["工具调用\n" + GOOD + "\nObservation:", "HB-7"], "HB-7", "a row"),
         ([CALL + "{'city': 'Lisbon',}", "HB-7"], "HB-7", "a row"),
         ([GOOD, "Sunny, 25 degrees."], FINE, "a row"),
@@ -195,13 +183,11 @@ NO_OBJECT = "a call's arguments are not a JSON object"
         ([GOOD + "\nObservation: <result>1", "1"], "1", "the model wrote an observation"),
         (["Action: book_hotel \nAction Input: {}", "1"], "1", "a call names a tool"),
         ([CALL + '{"city": 7}', "1"], "1", "a call's arguments do not fit"),
-        ([CALL + "Lisbon", "1"], "1", NO_OBJECT),
-        ([CALL + "[1]", "1"], "1", NO_OBJECT),
-        ([CALL + "{\n}", "1"], "1", NO_OBJECT),
+        ([CALL + "Lisbon", "1"], "1", "a call's arguments are not"),
+        ([CALL + "{\n}", "1"], "1", "a call's arguments are not"),
         ([GOOD, "Sorry."], "Tool api x failed to call. Args: {}.Details: x", "a tool failed"),
         ([GOOD, "Sorry."], '{"error": "full"}', "a tool failed"),
         (["Action：book_hotel\nAction Input：{}"], "", "the answer holds a call"),
-        ([""], "", "an empty turn"),
     ],
 )
 def test_good_episodes_become_rows_and_others_have_a_reason(row, said, result, becomes):
@@ -215,71 +201,29 @@ def test_good_episodes_become_rows_and_others_have_a_reason(row, said, result, b
     assert (len(rows), reasons) == ((1, []) if becomes == "a row" else (0, every))
 
 
-def test_lines_that_are_no_good_chat_are_rejected(row):
-    odd = {
-        "{": "not a line of the recorder",
-        '{"request": {}, "reply": {}, "status": 200}': "not a line of the recorder",
-        line([], "x"): "not a chat of texts",
-        line([{"role": "user", "content": None}] * 2, "x"): "not a chat of texts",
-        line(SAID, "x"): "the system message is not AgentFabric's",
-        next(lines_of(row, status=500)): "the server answered with an error (HTTP 500)",
-        '{"conversations": 7}': "conversations are not a list",
-    }
-    made, rejected = rows_of([*odd, "\n", *lines_of({**row, "instruction": "x"})])
-    assert [lines for lines, _ in made] == [[9, 10]]
-    for n, (one, (text, reason)) in enumerate(zip(rejected, odd.items(), strict=True), 1):
-        assert one.line == n and one.reason.startswith(reason)
-        assert (one.row if isinstance(one.row, str) else json.dumps(one.row)) == text
-
-
 @pytest.mark.parametrize("wording", ["0.7.1", "0.7.2"])
 @pytest.mark.parametrize("language", ["zh", "en"])
-@pytest.mark.parametrize("knowledge", [None, "# 工具\n\n" * 3])
-def test_prompts_read_back_and_uploads_are_refused(wording, language, knowledge):
-    parts = {"language": language, "wording": wording, "knowledge": knowledge}
+def test_prompts_of_both_versions_read_back_and_uploads_are_refused(wording, language):
+    parts = {"instruction": "a\n\nb", "language": language, "wording": wording}
     for tools in ([], [tool(), tool("天气-1", "查天气。\n\nParameters: {}")]):
-        prompt = {"tools": tools, "instruction": "a\n\nb", **parts}
+        prompt = {"tools": tools, "knowledge": "# 工具\n\n" * 3, **parts}
         assert read_system(agentfabric.system_prompt(**prompt)) == prompt
-        for role in ("", "R(x)"):
-            named = {"role": role, "knowledge": bool(knowledge)}
-            prefix = agentfabric.query_prefix(tools, language, **named)
-            assert read_query(prefix + "(q)", prompt) == (role, "(q)")
+        prefix = agentfabric.query_prefix(tools, language, role="R(x)", knowledge=True)
+        assert read_query(prefix + "(q)", prompt) == ("R(x)", "(q)")
     with pytest.raises(Unreadable, match="uploaded"):
         read_query(prefix + '[上传文件 "a.txt"]q', prompt)
 
 
-def wire_lines(shared, name, last):
-    """The recorder's lines of a genuine dialogue. A reply is what the next request adds;
-    `last` stands for the last one, which was not kept."""
-    sent = []
-    for path in sorted((shared / "wire").glob(f"{name}_0?.json")):
-        sent.append(json.loads(path.read_text("utf-8"))["body"]["messages"])
-    for now, after in zip(sent, [*sent[1:], None]):
-        if after is None:
-            yield line(now, last)
-        elif len(after) > len(now):  # the next turn, whose history holds the answer
-            yield line(now, after[-2]["content"].rpartition("</result>\nAnswer:")[2])
-        else:
-            added = after[-1]["content"].removeprefix(now[-1]["content"])
-            yield line(now, added.rpartition("\nObservation: <result>")[0])
-
-
-FINAL = "朝阳区今天晴，25度。 Sunny, 25C. ![IMAGEGEN](http://127.0.0.1/img.png)"
-GENUINE = """roleplay_zh_1tool roleplay_en_1tool roleplay_zh_2tools roleplay_zh_1tool_v071
-roleplay_en_1tool_v071 roleplay_zh_keepstop agentfabric_zh_1tool agentfabric_zh_2tools
-agentfabric_en_1tool mal_j_json5 mal_m_after_obs_no_stop"""
-
-
 @pytest.mark.parametrize("name", GENUINE.split())
 def test_genuine_recordings_become_rows(shared, name):
-    lines = list(wire_lines(shared, name, FINAL))
-    [(numbers, row)], rejected = rows_of(lines)
-    assert numbers == list(range(1, len(lines) + 1)) and not rejected
-    roles = [message["role"] for message in row["messages"]]
-    assert roles.count("tool_call") == (2 if "2tools" in name else 1)
-    assert roles.count("user") == (2 if name == "agentfabric_zh_1tool" else 1)
-    if name.startswith("agentfabric"):
-        assert row["knowledge"] == "Empty Response" and row["role"] in row["instruction"]
+    """Of the first two requests; the first reply is what the second adds, its own is made up."""
+    files = [shared / "wire" / f"{name}_0{number}.json" for number in (0, 1)]
+    sent = [json.loads(file.read_text("utf-8"))["body"]["messages"] for file in files]
+    added = sent[1][-1]["content"].removeprefix(sent[0][-1]["content"])
+    reply, result = added.removesuffix("</result>\nAnswer:").split("\nObservation: <result>")
+    [(numbers, row)], rejected = rows_of([line(sent[0], reply), line(sent[1], f"So: {result}")])
+    assert numbers == [1, 2] and not rejected
+    kept = [message["role"] for message in row["messages"]]
+    assert kept == ["user", "tool_call", "tool_response", "assistant"]
     if "v071" not in name:
-        first, _ = next(convert.requests_of(row))
-        assert first == json.loads(lines[0])["request"]["messages"]
+        assert next(convert.requests_of(row))[0] == sent[0]

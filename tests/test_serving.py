@@ -8,12 +8,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import gone
 
 from helpers import agent, assets, convert, data, profiles, serving, train
 from helpers.agentfabric import first_request
@@ -76,15 +76,6 @@ def copied(checkpoint, tmp_path):
     for name in ("adapter_config.json", "adapter_model.safetensors", "args.json"):
         (copy / name).write_bytes((checkpoint / name).read_bytes())
     return copy
-
-
-def gone(processes):
-    deadline = time.monotonic() + 30
-    alive = processes
-    while alive and time.monotonic() < deadline:
-        time.sleep(0.1)
-        alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    return not alive
 
 
 # --- merge

@@ -1,6 +1,7 @@
 """Held out by tool: disjoint, complete, and the same rows for the same seed."""
 
-import hashlib
+import random
+from collections import Counter
 
 import pytest
 from conftest import tool
@@ -12,8 +13,8 @@ from helpers import agentfabric, data, profiles, split
 
 def numbered(*numbers):
     """A row of tools whose names and descriptions are like no other number's."""
-    letters = str.maketrans("0123456789", "ghijklmnop")
-    texts = {n: hashlib.sha256(b"%d" % n).hexdigest().translate(letters) for n in sorted(numbers)}
+    letters = "abcdefghijklmnop"
+    texts = {n: "".join(random.Random(n).choices(letters, k=64)) for n in sorted(numbers)}
     return {"tools": [tool(f"t{n}", text) for n, text in texts.items()]}
 
 
@@ -30,8 +31,8 @@ def test_no_tool_of_a_held_out_case_was_ever_in_a_training_prompt(name):
     assert 10 < len(rows["train"]) <= profile.train_rows
     assert 0.9 * profile.cases <= len(rows["cases"]) <= profile.cases
     for row in rows["cases"]:
-        assert data.row_language(row) in profile.languages
         assert len(row["tools"]) <= profile.max_tools
+        assert data.row_language(row) in profile.languages
         assert len(agentfabric.json_text(row)) <= profile.max_chars
     calling = [bool(agentfabric.calls_of(row["messages"])) for row in rows["cases"]]
     assert calling == sorted(calling, reverse=True) and calling.count(False) <= profile.cases // 5
@@ -42,11 +43,8 @@ def test_the_authored_split_loses_no_row_and_holds_out_a_share_of_each_language(
     parts = split.by_tool(rows)
     assert len(parts.train) + len(parts.heldout) + len(parts.similar) == len(rows)
     assert parts.mixed == [] and 0 < len(parts.similar) < 0.03 * len(rows)
-    assert identities(parts.train).isdisjoint(identities(parts.heldout))
-    for language in ("en", "zh"):
-        train = sum(data.row_language(row) == language for row in parts.train)
-        heldout = sum(data.row_language(row) == language for row in parts.heldout)
-        assert 0.1 < heldout / (train + heldout) < 0.45
+    held, train = (Counter(map(data.row_language, part)) for part in (parts.heldout, parts.train))
+    assert all(0.1 < held[one] / (held[one] + train[one]) < 0.45 for one in ("en", "zh"))
     assert parts == split.by_tool(rows), "the same seed draws the same split"
     one_group = split.by_tool([numbered(a, b) for a in range(12) for b in range(a)], 0.3)
     assert one_group.train and one_group.heldout and one_group.mixed
@@ -62,14 +60,12 @@ def test_any_split_is_disjoint_and_complete(prompts, seed):
 
 
 def test_training_rows_that_read_like_a_held_out_one_are_left_out():
-    def asking(query, description):
-        message = {"role": "user", "content": query}
-        return {"tools": [tool(description=description)], "messages": [message]}
+    def asking(query, text):
+        return {"tools": [tool(description=text)], "messages": [{"role": "user", "content": query}]}
 
     heldout = asking("When does train 4711 to Porto leave?", "Look up the timetable of a railway")
-    alike = [
-        asking("when does train 12 to Porto leave", "Reserve a table"),
-        asking("Is it raining?", "Look up the timetables of a railway."),
-    ]
+    by_query = asking("when does train 12 to Porto leave", "Reserve a table")
+    by_tool = asking("Is it raining?", "Look up the timetables of a railway.")
     other = asking("When does the museum open?", "Opening hours of a museum")
-    assert split.drop_similar([*alike, other], [heldout]) == ([other], alike)
+    found = split.drop_similar([by_query, by_tool, other], [heldout])
+    assert found == ([other], [by_query, by_tool])

@@ -182,7 +182,7 @@ def test_every_committed_verdict_follows_from_the_raw_replies(committed):
             for one in score["bfcl"]:
                 assert evaluate.checked(asked[one["id"]], one["reply"])["valid"] == one["valid"]
             for one in score.get("native", ()):
-                assert evaluate.judge_first(cases[one["id"]], one["reply"]).items() <= one.items()
+                assert scorers.judge_first(cases[one["id"]], one["reply"]).items() <= one.items()
 
 
 def test_committed_records_are_of_todays_settings_and_say_where_they_come_from(committed):

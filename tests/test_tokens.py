@@ -1,7 +1,5 @@
 """What ms-swift's template makes of training rows, token by token: text, labels and weights."""
 
-import pytest
-
 from helpers import agentfabric, convert, profiles, tokens
 
 SMOKE = profiles.get("smoke")
@@ -18,25 +16,20 @@ def weighted(row, format, loss_scale=None):
     return found
 
 
-def chatml(messages):
-    turns = [f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in messages]
-    return "".join(turns) + "<|im_start|>assistant\n"
-
-
-@pytest.mark.parametrize("fixture", ["row", "two_turns", "chinese"])
-def test_a_wire_rows_prompt_is_the_request_byte_for_byte_and_id_for_id(fixture, request):
-    row = request.getfixturevalue("row" if fixture == "chinese" else fixture)
-    if fixture == "chinese":
-        row["messages"][0]["content"] = "请在里斯本订两晚酒店。"
-    rows, requests = list(convert.render_rows([row], "wire")), convert.requests_of(row)
+def test_a_wire_rows_prompt_is_the_request_byte_for_byte_and_id_for_id(row, two_turns):
+    query = {"role": "user", "content": "请在里斯本订两晚酒店。"}
+    canonical = [row, two_turns, {**row, "messages": [query, *row["messages"][1:]]}]
+    rows = list(convert.render_rows(canonical, "wire"))
+    requests = [pair for one in canonical for pair in convert.requests_of(one)]
     training, inference = (tokens.template_of(SMOKE, "wire") for _ in range(2))
     inference.set_mode("transformers")  # as the engine asks
     sizes = {"rows": len(rows), "tokens": 0, "in the loss": 0}
     for training_row, (sent, reply) in zip(rows, requests, strict=True):
-        assert ("# 工具" in sent[0]["content"]) == (fixture == "chinese")
         text = reply if isinstance(reply, str) else agentfabric.render_call(**reply)
         parts = tokens.encode(training_row, SMOKE, "wire")
-        assert "".join(part.text for part in parts if not part.in_loss) == chatml(sent)
+        asked = [f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in sent]
+        masked = "".join(part.text for part in parts if not part.in_loss)
+        assert masked == "".join(asked) + "<|im_start|>assistant\n"
         trained = "".join(part.text for part in parts if part.in_loss)
         assert trained.removesuffix("\n") == text + "<|im_end|>"
         encoded = training.encode({key: training_row[key] for key in ("messages", "tools")})
@@ -56,12 +49,10 @@ def test_a_call_counts_twice_the_observation_not_and_the_answer_once(row):
     assert ours[1.0].strip() == "Answer:Booked: HB-7, 80 euros.<|im_end|>"
     assert "Booked" not in react.get(1.0, "") + react[2.0], "ms-swift's own scale leaves it out"
     assert RESULT in weighted(trace, "trace", "default")[1.0]
-
-
-def test_rows_of_tools_and_messages_train_in_agentfabrics_format_too(row):
-    """Any such data set trains as a trace through the agent template alone."""
-    parts = tokens.encode(next(convert.render_rows([row], "hermes")), SMOKE, "trace")
-    assert f"{CALL}\nObservation: {RESULT}\nAnswer:Booked" in "".join(part.text for part in parts)
+    # any data set of tools and messages trains as a trace through the agent template alone
+    hermes = next(convert.render_rows([row], "hermes"))
+    text = "".join(part.text for part in tokens.encode(hermes, SMOKE, "trace"))
+    assert f"{CALL}\nObservation: {RESULT}\nAnswer:Booked" in text
 
 
 def test_the_picture_has_a_legend_escapes_text_and_shows_weights():

@@ -101,7 +101,9 @@ plots.style()
 figure, axes = plt.subplots(1, 4, figsize=(13, 2.8))
 for axis, column in zip(axes, ["tools", "calls", "user turns"]):
     counts = frame[column].value_counts().sort_index()
-    counts.plot.bar(ax=axis, color=plots.COLOURS["episode"], rot=0, xlabel=column, ylabel="dialogues")
+    counts.plot.bar(
+        ax=axis, color=plots.COLOURS["episode"], rot=0, xlabel=column, ylabel="dialogues"
+    )
 frame.groupby("language").characters.plot.hist(ax=axes[3], bins=30, alpha=0.6, legend=True)
 axes[3].set_xlabel("characters")
 figure.tight_layout()

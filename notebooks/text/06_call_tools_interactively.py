@@ -330,9 +330,9 @@ print(
 # 1. *Easy.* Open `playground(models, agent.schemas(agent.REGISTRY, "zh"), language="zh")` and ask
 #    in Chinese. The prompt turns Chinese with your question. Does a model that was tuned on English
 #    rows (the laptop profile) still call?
-# 2. *Medium.* Write a tool of your own with `@tool` from `helpers.agent`, a function with two
-#    parameters, and let the tuned model use it. Then play it yourself and answer with an error.
-#    Does the model mend its call, repeat it, or make up a result?
+# 2. *Medium.* Write a tool of your own with `@tool(city="…", day="…")` from `helpers.agent`, a
+#    function with two parameters, and let the tuned model use it. Then play it yourself and answer
+#    with an error. Does the model mend its call, repeat it, or make up a result?
 # 3. *Hard.* Step 4 asks for three calls in a row. Write ten such questions, count with
 #    `agent.run_batch` how far base and tuned get, and give each count an interval (lesson 05). Then
 #    change one thing, the instruction or the order of the tools, and say whether the difference is

@@ -164,7 +164,8 @@ all(tables.recomputed(record, cases) for record in records)
 # ## Appendix A · What an arm reads
 #
 # A wire row holds one request, a trace a whole dialogue; and a mask decides which tokens are in the
-# loss. **Expect** the arms to differ most in the last column.
+# loss. **Expect** the arms to differ most in the last column. (`original` is counted here on the
+# exact script's rows; its runs were trained on those of the earlier port.)
 
 # %%
 from helpers import tokens
