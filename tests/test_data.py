@@ -73,7 +73,7 @@ def test_seal_tools_needs_its_catalogue_and_offers_distractors(tmp_path):
     good, *rejected = read(tmp_path, row, *({**row, "calling": one} for one in callings))
     assert good["messages"][1] == call_message("income", revenue=40.5), "the catalogue says float"
     assert len(good["tools"]) == 1 + data.DISTRACTORS and len(rejected) == 3
-    for format in convert.FORMATS:  # without a result, the call is the end
+    for format in ("wire", "trace", "react", "hermes"):  # without a result, the call is the end
         (training_row,) = convert.render_rows([good], format)
         assert '{"revenue": 40.5}' in training_row["messages"][-1]["content"][-19:]
 
