@@ -6,11 +6,10 @@ python -m helpers.study.original_script IN.jsonl OUT.jsonl
 import json
 import re
 import sys
-from collections import Counter
 
-from helpers.agentfabric import Unreadable, function_of, system_prompt
+from helpers.agentfabric import Unreadable, system_prompt
 from helpers.assets import KitError, read_jsonl, write_jsonl
-from helpers.ms_agent import parse_tools, render_tools
+from helpers.ms_agent import render_tools
 
 
 def original_tools(text: str) -> list[dict]:
@@ -70,27 +69,6 @@ def schemas(tools: list[dict]) -> list[dict]:
         function = {"name": tool["name"], "description": tool["description"], "parameters": schema}
         left.append({"type": "function", "function": function})
     return left
-
-
-def losses(system: str) -> Counter:
-    """What one system prompt loses, counted against `parse_tools`, which reads all of it."""
-    whole = {function["name"]: function for function in map(function_of, parse_tools(system))}
-    counts = Counter({"prompts": 1, "tools": len(whole)})
-    counts["parameters"] = sum(len(one["parameters"]["properties"]) for one in whole.values())
-    try:
-        kept = original_tools(system)
-    except AttributeError:
-        return counts + Counter({"prompts the script dies on": 1})
-    keys = counts["keys spoilt by a backslash"] = sum("key" in tool for tool in kept)
-    counts["parameters gone"] = counts["parameters"] - keys
-    counts["tools gone"] = len(whole) - len(kept)
-    flags = sum(len(one["parameters"]["required"]) for one in whole.values())
-    counts["required flags gone"] = flags - sum(tool.get("required", False) for tool in kept)
-    for tool in kept:
-        read = whole[tool["name"]]["parameters"]["properties"].get(tool.get("key"), {})
-        counts["types turned to string"] += read.get("type", "string") != "string"
-        counts["descriptions cut"] += tool["description"] != whole[tool["name"]]["description"]
-    return counts
 
 
 if __name__ == "__main__":
