@@ -110,7 +110,7 @@ manifest["hardware"], manifest["number_format"]
 # **Expect** the word `ready`.
 
 # %%
-needed = {"free disk (GB)": 2, "memory (GB)": 7}
+needed = {"free disk (GB)": 2, "memory (GB)": 8}
 found = profiles.this_machine()
 lacking = [f"{what}: {found[what]}, wanted {n}" for what, n in needed.items() if found[what] < n]
 lacking or "ready"
