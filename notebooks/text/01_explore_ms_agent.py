@@ -18,7 +18,7 @@
 #
 # **You will learn:** how the ms_agent data set writes tools, calls and results as plain text.
 #
-# **You will need:** 1 min, 1.0 GB on two CPU cores. No network.
+# **You will need:** < 1 min, 0.3 GB on two CPU cores. No network.
 #
 # `iic/ms_agent` on ModelScope holds 30,000 such dialogues. This repository carries 1,536
 # **synthetic** ones in the same format. A script wrote them from a catalogue of tools, so that the

@@ -21,7 +21,7 @@
 # **You will learn:** why a model tuned on ms_agent fails in AgentFabric, and what a conversion has
 # to keep.
 #
-# **You will need:** 1 min, 1.0 GB on two CPU cores. No network.
+# **You will need:** < 1 min, 0.2 GB on two CPU cores. No network.
 #
 # The *original recipe* (document 001) fine-tuned Qwen-7B-Chat on ms_agent and put it into
 # AgentFabric. Of ten visits one called correctly. AgentFabric's prompt looks different, so its
