@@ -294,21 +294,24 @@ def parameter(name, required="True", **more):
 
 two = [parameter("city"), parameter("date")]
 one = two[:1]
-FIRE = (
-    "\n1. fire: Call this tool to interact with the fire API. It sees fire. Parameters: "
-    + json.dumps(one)
-)
-PROMPTS = {
+tool_text("w", 1, "Weather", one)
+
+# %% [markdown]
+# The prompts. **Expect** seven.
+
+# %%
+fire = "\n1. fire: Call this tool to interact with the fire API. It sees fire. Parameters: "
+weather = tool_text("w", 2, "Weather", one)
+prompts = {
     "two parameters": tool_text("w", 1, "Weather", two),
     "a number as parameter": tool_text("w", 1, "Weather", [parameter("days", type="integer")]),
     "a description with a dot": tool_text("w", 1, "Get v1.2 weather", one),
-    "a tool without parameters first": tool_text("stop", 1, "Stop", [])
-    + tool_text("w", 2, "Weather", one),
+    "a tool without parameters first": tool_text("stop", 1, "Stop", []) + weather,
     "a tool without parameters alone": tool_text("stop", 1, "Stop", []),
     "ten tools": "".join(tool_text(f"t{n}", n, "Tool", one) for n in range(1, 11)),
-    "no words 'useful for?'": FIRE,
+    "no words 'useful for?'": fire + json.dumps(one),
 }
-len(PROMPTS)
+len(prompts)
 
 # %%
 import pandas as pd
@@ -327,15 +330,13 @@ def original_summary(text):
 def parser_summary(text):
     tools = [tool["function"] for tool in ms_agent.parse_tools(text)]
     schema = tools[0]["parameters"]
-    kept = ", ".join(
-        f"{key}: {one.get('type', 'string')}" for key, one in schema["properties"].items()
-    )
-    first = f"{tools[0]['name']}: {tools[0]['description']!r}; {kept or 'none'}, required {schema['required']}"
-    return f"{len(tools)} tools; {first}"
+    kept = [f"{key}: {one.get('type', 'string')}" for key, one in schema["properties"].items()]
+    first = f"{tools[0]['name']}: {tools[0]['description']!r}"
+    return f"{len(tools)} tools; {first}; {', '.join(kept)}, required {schema['required']}"
 
 
 pd.set_option("display.max_colwidth", 100)
-lines = {case: (original_summary(text), parser_summary(text)) for case, text in PROMPTS.items()}
+lines = {case: (original_summary(text), parser_summary(text)) for case, text in prompts.items()}
 pd.DataFrame(lines, index=["original script", "parser"]).T
 
 # %% [markdown]

@@ -54,7 +54,9 @@ pd.DataFrame(profiles.LAPTOP_CHANGES, index=["value", "why"]).T
 # %%
 import json
 
-from helpers import split
+import yaml
+
+from helpers import assets, split
 
 data = split.prepare_data(profile)
 trained = {split.tool_identity(tool) for row in data["train"] for tool in json.loads(row["tools"])}
@@ -67,12 +69,8 @@ print(f"{len(trained)} tools trained, {len(heldout)} held out, {len(trained & he
 #
 # A run is: the recipe and the files it names, as YAML; and one command that reads it.
 
+
 # %%
-import yaml
-
-from helpers import assets
-
-
 def write_recipe(path, profile, train_file, eval_file):
     """The settings of a run as a YAML file for `swift sft`; returns them."""
     recipe = {
