@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = (
@@ -14,6 +15,9 @@ SHARED = (
 )  # genuine rows and recorded requests; never part of this repository
 
 os.environ.setdefault("MPLBACKEND", "agg")
+
+settings.register_profile("kit", deadline=None)  # a busy machine is no failure
+settings.load_profile("kit")
 
 
 @pytest.fixture
