@@ -101,16 +101,16 @@ def describe_tool(tool: dict) -> str:
     function = function_of(tool)
     name, description = function["name"], function.get("description", "")
     parameters = json_text(function["parameters"])
-    line = _TOOL[language_of(description)]
-    line = line.format(name=name, description=description, parameters=parameters)
-    return line + " Format the arguments as a JSON object."
+    words = {"name": name, "description": description, "parameters": parameters}
+    return (
+        _TOOL[language_of(description)].format(**words) + " Format the arguments as a JSON object."
+    )
 
 
 def system_prompt(
     tools: list[dict], instruction: str, language: str, *, wording: str = WORDING, knowledge=""
 ) -> str:
     """AgentFabric's system message: knowledge, tools, instruction, in this order.
-
     `language` is "zh" or "en", `wording` a version of ModelScope-Agent, "0.7.1" or "0.7.2". With no
     tools the block is still written, as the runtime does. ValueError: unknown wording or language.
     """

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from helpers import agentfabric, assets, data
+from helpers.assets import processes
 
 NO_TOOLS = "[]"  # with "" ms-swift's loader takes the row out, with a warning in its log
 
@@ -175,14 +176,6 @@ def convert(source: str, format: str, out: str | Path, strict: bool = False) -> 
     return report
 
 
-def table(report: Report) -> str:
-    """A report as text, a line per reason."""
-    rejected = sum(report.rejected.values())
-    text = f"{report.rows_in:,} dialogues in, {report.converted:,} converted, {rejected:,} rejected"
-    text += f" → {report.rows_out:,} training rows ({report.format})"
-    return "\n".join([text, *(f"{n:10,}  {reason}" for reason, n in report.rejected.items())])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 1 with one line on what went wrong."""
     parser = argparse.ArgumentParser("python -m helpers.convert", description=convert.__doc__)
@@ -191,12 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, help="the .jsonl file to write")
     parser.add_argument("--strict", action="store_true", help="stop if a row is rejected")
     asked = parser.parse_args(arguments)
-    try:
-        print(table(convert(asked.source, asked.to, asked.out, asked.strict)))
-    except assets.KitError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    told = asked.source, asked.to, asked.out, asked.strict
+    return processes.command(lambda: print(json.dumps(convert(*told)._asdict(), indent=1)))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ class Model:
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        # ms-swift's engine for an adapter's folder or None, kept: a CPU machine's memory holds base
-        # and tuned model side by side, a GPU's may hold only one
+        # ms-swift's engine by adapter. A CPU's memory holds base and tuned model, a GPU's maybe not
         self.engine = lru_cache(maxsize=2 if profile.device == "cpu" else 1)(self._load)
 
     def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
@@ -39,9 +38,8 @@ class Model:
 
         requests: lists of {"role", "content"} messages, each ending in a user message. adapter: a
         checkpoint folder; None asks the base model. progress: label of a progress bar, if any.
-        max_new_tokens: limit of a reply; None takes the profile's.
-
-        Raises KitError: model or GPU cannot be had, or the adapter folder holds none.
+        max_new_tokens: limit of a reply; None takes the profile's. Raises KitError: model or GPU
+        cannot be had, or the adapter folder holds none.
         """
         from swift import InferRequest, RequestConfig
 
@@ -103,7 +101,6 @@ class Endpoint:
 
     def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
         """As `Model.ask`; a reply may end with the stop word or not: `agentfabric.cut_at_stop`.
-
         Raises KitError at the first answer that fails or is malformed; no more are asked then.
         """
         if adapter not in self.names:
@@ -134,11 +131,9 @@ class Endpoint:
             reply.finished = choice.finish_reason != "length"
             return reply
         except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            problem = (
-                f"gave no answer within {self.timeout:g} s ({cause}). Has it stopped? See its "
-            )
-            problem += "log. Is it overloaded? Ask fewer at once (parallel), or allow more time."
+            cause = f"{error.__cause__ or error} (limit: {self.timeout:g} s)"
+            problem = f"gave no answer: {cause}. Has it stopped? See its log. Is it overloaded? "
+            problem += "Ask fewer at once (parallel), or allow more time (timeout)."
         except openai.APIStatusError as error:
             problem = f"refused to ask {name!r} (HTTP {error.status_code}): {error.message}"
         except (openai.APIError, ValueError, LookupError, TypeError, AttributeError) as error:

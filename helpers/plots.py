@@ -9,8 +9,7 @@ import pandas as pd
 from matplotlib import font_manager
 
 from helpers.assets import whole_file
-from helpers.evaluate import kept_scores, summarise
-from helpers.train import Run
+from helpers.evaluate import summarise
 
 # colours that all eyes tell apart (Okabe and Ito)
 COLOURS = {"episode": "#0072B2", "bfcl": "#D55E00", "token": "#009E73", "loss": "#555555"}
@@ -144,10 +143,3 @@ def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> pl
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()
     return figure
-
-
-def redraw(record: Run, folder: str | Path) -> Path:
-    """`accuracy_by_step` of a run or its record under data/runs, with its caption, as a file."""
-    style()
-    figure = accuracy_by_step(record.log(), kept_scores(record), caption(record.manifest()))
-    return save(figure, Path(folder) / "accuracy_by_step.png")

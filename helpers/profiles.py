@@ -60,16 +60,16 @@ class Profile:
     model: str  # a name or folder for `assets.model_dir`
     model_type: str  # ms-swift's name for the kind of model
     template: str  # ms-swift's name for its chat template
-    device: str
-    torch_dtype: str  # the number format; "auto": see `dtype_of`
     train_rows: int
-    eval_rows: int  # held-out rows for the token accuracy
-    cases: int  # held-out episodes that score each checkpoint
-    bfcl: int  # BFCL questions that score it, too
     recipe: dict = field(repr=False)  # settings of ms-swift
+    device: str = "cpu"
+    torch_dtype: str = "auto"  # the number format, see `dtype_of`
     source: str = "authored"  # a name or file for `assets.dataset_file`
     languages: tuple = ("en", "zh")
     format: str = "wire"  # of the training rows, see `convert.FORMATS`
+    eval_rows: int = 200  # held-out rows for the token accuracy
+    cases: int = 400  # held-out episodes that score each checkpoint
+    bfcl: int = 400  # BFCL questions that score it, too
     max_tools: int = 12  # a row with more tools or characters is not used
     max_chars: int = 100_000
     max_new_tokens: int = 256  # the longest reply
@@ -77,28 +77,65 @@ class Profile:
     seed: int = 42  # the random seed of training rows and training; the cases are always the same
 
 
-_LAPTOP = {setting: value for setting, (value, _) in LAPTOP_CHANGES.items()}
+_LAPTOP = ORIGINAL_RECIPE | {setting: value for setting, (value, _) in LAPTOP_CHANGES.items()}
 _SMOKE = {"max_length": 2048, "per_device_train_batch_size": 2, "save_steps": 2, "eval_steps": 2}
 _GPU = {"max_length": 4096, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
 _GPU |= {"learning_rate": 2e-4, "num_train_epochs": 1}
-_CUDA = ("cuda:0", "bfloat16")
-_BASICS = {  # in the order of the fields: model to bfcl, then what the recipe changes
-    "smoke": ("smoke", "llama", "chatml", "cpu", "float32", 12, 4, 4, 2, _LAPTOP | _SMOKE),
-    "laptop": ("smollm2", "llama", "chatml", "cpu", "auto", 176, 12, 40, 40, _LAPTOP),
-    "gpu": ("Qwen/Qwen3-0.6B", "qwen3", "qwen3", *_CUDA, 36_000, 200, 400, 400, _GPU),
-    "original": ("qwen/Qwen-7B-Chat", "qwen", "qwen", *_CUDA, 30_000, 200, 400, 400, {}),
-}
-_OTHERS = {  # fields that have not their default
-    "smoke": {"max_tools": 3, "max_chars": 1200, "max_new_tokens": 16},
-    "laptop": {"max_tools": 2, "max_chars": 1200, "max_new_tokens": 48, "batch_size": 32},
-    "gpu": {"source": "authored:30000", "batch_size": 128},
-    "original": {"source": "modelscope", "format": "trace", "batch_size": 64},
-}
-_OTHERS["laptop"]["languages"] = ("en",)
-PROFILES = {
-    name: Profile(name, *basics, recipe=ORIGINAL_RECIPE | changes, **_OTHERS[name])
-    for name, (*basics, changes) in _BASICS.items()
-}
+LAPTOP = Profile(
+    name="laptop",
+    model="smollm2",
+    model_type="llama",
+    template="chatml",
+    recipe=_LAPTOP,
+    languages=("en",),
+    train_rows=176,
+    eval_rows=12,
+    cases=40,
+    bfcl=40,
+    max_tools=2,
+    max_chars=1200,
+    max_new_tokens=48,
+    batch_size=32,
+)
+SMOKE = Profile(
+    name="smoke",
+    model="smoke",
+    model_type="llama",
+    template="chatml",
+    torch_dtype="float32",
+    recipe=_LAPTOP | _SMOKE,
+    train_rows=12,
+    eval_rows=4,
+    cases=4,
+    bfcl=2,
+    max_tools=3,
+    max_chars=1200,
+    max_new_tokens=16,
+)
+GPU = Profile(
+    name="gpu",
+    model="Qwen/Qwen3-0.6B",
+    model_type="qwen3",
+    template="qwen3",
+    device="cuda:0",
+    recipe=ORIGINAL_RECIPE | _GPU,
+    source="authored:30000",
+    train_rows=36_000,
+    batch_size=128,
+)
+ORIGINAL = Profile(
+    name="original",
+    model="qwen/Qwen-7B-Chat",
+    model_type="qwen",
+    template="qwen",
+    device="cuda:0",
+    recipe=ORIGINAL_RECIPE,
+    source="modelscope",
+    format="trace",
+    train_rows=30_000,
+    batch_size=64,
+)
+PROFILES = {profile.name: profile for profile in (SMOKE, LAPTOP, GPU, ORIGINAL)}
 
 
 def get(name: str, **changes) -> Profile:
@@ -132,10 +169,10 @@ def check_device(profile: Profile) -> None:
     import torch
 
     if profile.device.startswith("cuda") and not torch.cuda.is_available():
+        wanted = f'the profile "{profile.name}" computes on {profile.device}'
         raise KitError(
-            f'the profile "{profile.name}" computes on {profile.device}, and PyTorch sees no GPU '
-            "here. Use the laptop profile (PROFILE=laptop). If nvidia-smi does show a GPU, install "
-            "a PyTorch with CUDA into .venv: https://pytorch.org/get-started"
+            f"{wanted}, and PyTorch sees no GPU here. Use PROFILE=laptop. If nvidia-smi shows one, "
+            "install a PyTorch with CUDA into .venv: https://pytorch.org/get-started"
         )
 
 
@@ -151,5 +188,5 @@ def this_machine() -> dict:
         "free disk (GB)": round(shutil.disk_usage(".").free / 1e9, 1),
         "GPU": gpu.name if gpu else None,
         "GPU memory (GB)": round(gpu.total_memory / 1e9, 1) if gpu else None,
-        "number format": dtype_of(PROFILES["laptop"]),
+        "number format": dtype_of(LAPTOP),
     }

@@ -116,7 +116,6 @@ def _draw_groups(groups: list[list], share: float, rng: random.Random) -> set:
 
 def drop_similar(rows: list[dict], others: Iterable[dict]) -> tuple[list, list]:
     """Rows whose questions and tool descriptions are unlike those of all `others`, and the rest.
-
     Similarity is the Jaccard similarity of character 4-grams, estimated by MinHash (64
     permutations): near the threshold it errs by a few hundredths.
     """

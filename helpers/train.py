@@ -1,9 +1,8 @@
 """A recipe → `swift sft` in a child process → a run folder, `<root>/<name>/`.
 
 Written first: profile.json; no other profile can use the folder. Then data/ (train, eval, cases),
-recipe.yaml (`swift sft recipe.yaml` repeats the training by hand), swift/ (logging.jsonl and
-checkpoint-N, ms-swift's own), train.log (what the child printed). Last: manifest.json, which says
-how the run was made, and that it is finished. `helpers.evaluate` adds scores/.
+recipe.yaml (`swift sft recipe.yaml` repeats it by hand), swift/ (ms-swift's own), train.log (what
+it printed). Last: manifest.json: how the run was made, and that it is finished.
 """
 
 import json
@@ -18,7 +17,6 @@ from filelock import FileLock, Timeout
 
 from helpers import assets, convert
 from helpers.assets import processes
-from helpers.assets.processes import child_environment, last_error, running
 from helpers.profiles import Profile, check_device, dtype_of
 from helpers.split import prepare_data
 
@@ -80,7 +78,6 @@ def recipe_of(profile: Profile) -> dict:
 
 def open_run(profile: Profile, name: str | None = None, root: str | Path = "runs") -> Run:
     """The run `<root>/<name or profile.name>`: finished, begun, or not begun yet.
-
     Raises KitError where it was begun with another profile or in another number format.
     """
     run = Run(assets.ROOT / root / (name or profile.name))
@@ -109,7 +106,6 @@ def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs")
 
     data: {"train", "eval", "cases"}: lists of rows; None takes those of `split.prepare_data`.
     watch: called about once a second with all log records, to draw a live curve for example.
-
     Raises KitError: the folder holds another run, or is in use; model, data or GPU cannot be had;
     ms-swift failed (the message names the log).
     """
@@ -148,7 +144,9 @@ def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs")
         facts |= {"number_format": recipe["torch_dtype"], "model": profile.model}
         facts |= {"wall_seconds": round(time.time() - started), "resumed_from": last.step}
         sums = {name: assets.sha256_of(path) for name, path in files.items()}
-        write_manifest(run.path, **facts, data_sha256=sums, log_end=run.log()[-3:])
+        facts |= {"data_sha256": sums, "log_end": run.log()[-3:], **processes.environment()}
+        with assets.whole_file(run.path / "manifest.json") as part:
+            part.write_text(json.dumps(facts, indent=1, ensure_ascii=False), "utf-8")
     return run
 
 
@@ -168,7 +166,7 @@ def _train(run: Run, watch) -> None:
     """`swift sft recipe.yaml` as a child: its end frees its memory, stopping it loses nothing."""
     command = [sys.executable, "-m", "swift.cli.main", "sft", run.path / "recipe.yaml"]
     log = run.path / "train.log"
-    with running(command, log, child_environment(), append=True) as child:
+    with processes.running(command, log, processes.child_environment(), append=True) as child:
         try:
             while child.poll() is None:
                 time.sleep(1)
@@ -179,12 +177,5 @@ def _train(run: Run, watch) -> None:
             print(f"Interrupted after step {step}; run this again to resume from there.")
             raise
     if child.returncode:
-        cause = f"training stopped with exit code {child.returncode}: {last_error(log)}"
+        cause = f"training stopped with exit code {child.returncode}: {processes.last_error(log)}"
         raise assets.KitError(f"{cause}\nWhole log: {log}. Running the same again resumes.")
-
-
-def write_manifest(folder: Path, **facts) -> None:
-    """Write manifest.json: the facts, then `environment()`."""
-    with assets.whole_file(folder / "manifest.json") as part:
-        facts |= processes.environment()
-        part.write_text(json.dumps(facts, indent=1, ensure_ascii=False, default=str), "utf-8")

@@ -25,6 +25,7 @@ from nbclient.exceptions import CellExecutionError
 from tqdm import tqdm
 
 from helpers import assets, evaluate, plots, profiles, train
+from helpers.assets import processes
 
 NOTEBOOKS = assets.ROOT / "notebooks"
 RECORDS = assets.ROOT / "data" / "runs"
@@ -130,7 +131,11 @@ def run_lessons(lessons: list[str], profile: str, in_place: bool = False) -> Non
     folder = NOTEBOOKS if in_place else assets.ROOT / "runs" / profile / "notebooks"
     reused = train.Run(assets.ROOT / "runs" / profile).finished
     for number, lesson in enumerate(lessons, 1):
-        notebook, cost = execute(lesson, profile)
+        try:
+            notebook, cost = execute(lesson, profile)
+        except CellExecutionError as error:
+            cause = f"A cell failed: {error.ename}: {error.evalue}\n\n{str(error)[:1500]}"
+            raise assets.KitError(cause) from None
         with assets.whole_file(folder / f"{lesson}.ipynb") as partial:
             nbformat.write(notebook, partial)
         if not (reused and lesson[:2] in ("04", "05")):
@@ -181,7 +186,15 @@ def keep_record(run: train.Run, profile: str) -> None:
     for path in [*(run.path / name for name in kept), *run.path.glob("scores/*.json")]:
         with assets.whole_file(record.path / path.relative_to(run.path)) as partial:
             partial.write_text(path.read_text("utf-8").replace(f"{assets.ROOT}/", ""), "utf-8")
-    plots.redraw(record, assets.ROOT / "figures")
+    redraw(record, assets.ROOT / "figures")
+
+
+def redraw(record: train.Run, folder: Path) -> Path:
+    """Accuracy by step from a record under data/runs; equal records give equal bytes."""
+    plots.style()
+    title = plots.caption(record.manifest())
+    figure = plots.accuracy_by_step(record.log(), evaluate.kept_scores(record), title)
+    return plots.save(figure, folder / "accuracy_by_step.png")
 
 
 def report(profile: profiles.Profile) -> None:
@@ -206,40 +219,28 @@ def report(profile: profiles.Profile) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where a lesson failed, with the cell and the cause, no traceback."""
+    """The command line; 1 where a lesson failed, with the cell and its cause."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lessons", nargs="*", help="lessons by number; 00 to 06 without it")
     parser.add_argument("--in-place", action="store_true", help="maintainers: write notebooks/")
     options = parser.parse_args(arguments)
-    wanted = [one for one in LESSONS if one.startswith(tuple(options.lessons))] or ROAD
-    started = time.time()
-    try:
-        profile = profiles.current()
-        profiles.check_device(profile)
-        folder = assets.model_dir(profile.model)
-        print(
-            f"Profile: {profile.name}. Model: {os.path.relpath(folder, assets.ROOT)}.", flush=True
-        )
-        run_lessons(wanted if options.lessons else ROAD, profile.name, options.in_place)
-        if not options.lessons:
-            report(profile)
-        if options.in_place:
-            keep_record(train.open_run(profile), profile.name)
-            quote_costs(read_costs(RECORDS / profile.name / "costs.csv"))
-        print(f"\n{(time.time() - started) / 60:.1f} minutes, profile {profile.name}.")
-    except CellExecutionError as error:
-        print(
-            f"\nA cell failed: {error.ename}: {error.evalue}\n\n{str(error)[:1500]}",
-            file=sys.stderr,
-        )
-        return 1
-    except (assets.KitError, ValueError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on where this one stopped.", file=sys.stderr)
-        return 130
-    return 0
+    return processes.command(lambda: run(options), "Interrupted; the same command goes on.", 130)
+
+
+def run(options: argparse.Namespace) -> None:
+    """What the command line asks for. Raises KitError: no model or GPU, or a cell failed."""
+    started, profile = time.time(), profiles.current()
+    profiles.check_device(profile)
+    folder = assets.model_dir(profile.model)
+    print(f"Profile: {profile.name}. Model: {os.path.relpath(folder, assets.ROOT)}.", flush=True)
+    wanted = [one for one in LESSONS if one.startswith(tuple(options.lessons))]
+    run_lessons(wanted if options.lessons else ROAD, profile.name, options.in_place)
+    if not options.lessons:
+        report(profile)
+    if options.in_place:
+        keep_record(train.open_run(profile), profile.name)
+        quote_costs(read_costs(RECORDS / profile.name / "costs.csv"))
+    print(f"\n{(time.time() - started) / 60:.1f} minutes, profile {profile.name}.")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = (
-    ROOT.parent / "shared" / "data"
-)  # genuine rows and recorded requests; never part of this repository
+SHARED = ROOT.parent / "shared" / "data"  # genuine rows and requests; not in this repository
 
 os.environ.setdefault("MPLBACKEND", "agg")
 

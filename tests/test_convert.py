@@ -64,7 +64,7 @@ def test_rows_in_are_rows_converted_and_rows_rejected(tmp_path):
     numbered = [(one["line"], one["row"]) for one in rejected]
     assert numbered == [(n, rows[n - 1]) for n in range(7, 99, 7)]
     assert (report.rows_in, report.converted, report.rows_out) == (99, 85, 85)
-    assert [*report.rejected.values()] == [14] and "14 rejected" in convert.table(report)
+    assert [*report.rejected.values()] == [14]
     assert json.loads(out.with_suffix(".report.json").read_text("utf-8")) == report._asdict()
 
 
@@ -77,7 +77,8 @@ def test_mistakes_get_one_line_and_strict_writes_nothing(tmp_path, capsys):
     assert convert.main([str(source), "--out", str(out), "--strict"]) == 1
     assert "line 2" in capsys.readouterr().err and not out.parent.exists()
     assert convert.main([str(source), "--out", str(out), "--to", "react"]) == 0
-    assert "1 rejected → 1 training rows (react)" in capsys.readouterr().out
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["format"], printed["rows_in"], printed["rows_out"]) == ("react", 2, 1)
 
 
 def test_a_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch):

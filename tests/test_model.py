@@ -93,7 +93,7 @@ UNUSABLE = [
     ((chat(["a", "list"]), 200), "cannot be read.*no text"),
     ((chat("half", None), 200), "cannot be read.*no finish_reason"),
     (('{"message": "`m` is not in [\'base\']"}', 400), "refused to ask 'm' .HTTP 400.*base"),
-    (None, "gave no answer within 1 s"),
+    (None, "gave no answer: timed out \\(limit: 1 s\\)"),
 ]
 
 

@@ -109,3 +109,9 @@ def test_paths_are_cut_from_outputs():
     cell = nbformat.v4.new_code_cell("x", outputs=[output, noise])
     (cleaned,) = run.without_paths(nbformat.v4.new_notebook(cells=[cell])).cells[0].outputs
     assert cleaned.text == "runs/x and "
+
+
+def test_the_figure_follows_from_the_record_byte_for_byte(tmp_path):
+    record = run.train.Run(run.RECORDS / "laptop")
+    one, two = (run.redraw(record, tmp_path / name).read_bytes() for name in "ab")
+    assert one == two == (ROOT / "figures" / "accuracy_by_step.png").read_bytes()

@@ -9,11 +9,6 @@ from helpers.train import Run
 RECORD = Run(ROOT / "data" / "runs" / "laptop")
 
 
-def test_figures_are_redrawn_byte_equal(tmp_path):
-    one, two = (plots.redraw(RECORD, tmp_path / name).read_bytes() for name in "ab")
-    assert one == two == (ROOT / "figures" / "accuracy_by_step.png").read_bytes()
-
-
 def test_the_smoothed_loss_stands_over_every_raw_point():
     loss = plots.training_frame(RECORD.log()).loss.dropna()
     raw, mean, heldout = plots.training_curve(RECORD.log()).axes[0].lines

@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT, gone, wait_for
 
 from helpers import assets, profiles, train
-from helpers.assets import KitError
+from helpers.assets import KitError, processes
 
 SMOKE = profiles.get("smoke", train_rows=60)
 
@@ -105,7 +105,12 @@ def test_every_profiles_recipe_is_accepted_by_ms_swifts_own_parser(run, tmp_path
         files.append(tmp_path / f"{name}.yaml")
         files[-1].write_text(json.dumps(settings | recipe | here), "utf-8")  # JSON is YAML
         wanted.append("PARSED {learning_rate} {agent_template} {max_length} []".format(**recipe))
-    options = {"cwd": ROOT, "env": train.child_environment(), "capture_output": True, "text": True}
+    options = {
+        "cwd": ROOT,
+        "env": processes.child_environment(),
+        "capture_output": True,
+        "text": True,
+    }
     done = subprocess.run([sys.executable, "-c", PARSE, *map(str, files)], **options)
     assert [line for line in done.stdout.splitlines() if "PARSED" in line] == wanted, done.stderr
 
@@ -113,7 +118,7 @@ def test_every_profiles_recipe_is_accepted_by_ms_swifts_own_parser(run, tmp_path
 def test_what_a_program_leaves_running_ends_with_the_block(tmp_path):
     log = tmp_path / "log"
     command = ["bash", "-c", "trap '' TERM; sleep 600 & echo $!; exit 3"]  # ignores a request
-    with train.running(command, log) as process:
+    with processes.running(command, log) as process:
         assert process.wait(timeout=30) == 3, "the program's own exit code"
         left = psutil.Process(int(log.read_text("utf-8")))
     assert gone([left])

@@ -38,6 +38,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
             yield part
             if not (part.is_dir() and path.is_dir()):  # another process made the same folder
                 os.replace(part, path)
+    except KitError:
+        raise
     except Exception as error:  # safetensors reports a full disk as an error class of its own
         name = errno.errorcode.get(getattr(error, "errno", None))
         if name not in CANNOT_WRITE and "No space left" not in str(error):

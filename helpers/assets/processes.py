@@ -1,19 +1,35 @@
-"""Programs that run beside this one and end with it; and what this machine and its versions are."""
+"""How commands end, programs that end with this one, and what this machine and its versions are."""
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from helpers.assets.files import ROOT
+from helpers.assets.files import ROOT, KitError
 
 PACKAGES = ("ms-swift", "torch", "transformers", "peft", "trl", "datasets", "modelscope")
 # Ends its process group when its standard input closes: by us, or because we were killed.
 GUARD = "exec >/dev/null 2>&1; trap '' TERM; read _; kill -TERM 0; sleep 5; kill -KILL 0"
+
+
+def command(work: Callable[[], object], told: str = "Stopped.", code: int = 0) -> int:
+    """Do a command's work; returns its exit code. What a user can mend (KitError, ValueError) is
+    printed, without a traceback, and is 1. Ctrl-C is `told` and gives `code`; a SIGTERM also ends
+    whatever the work has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        work()
+    except (KitError, ValueError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\n{told}", file=sys.stderr)
+        return code
+    return 0
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import json
 import sys
 import threading
 
-from helpers.assets import KitError
+from helpers.assets import processes
 from helpers.record import proxy, rows
 
 
@@ -26,18 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
     convert.add_argument("--out", required=True, help="the .jsonl file of rows")
     convert.add_argument("--source", default="recorded", help="who made the replies")
     asked = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if asked.command == "rows":
             print(json.dumps(rows.convert(asked.recordings, asked.out, asked.source), indent=1))
-            return 0
+            return
         with proxy.recording(asked.to, asked.out, port=asked.port) as url:
             print(f"{url} passes on to {asked.to} and keeps chats in {asked.out}", flush=True)
             threading.Event().wait()
-    except KeyboardInterrupt:
-        return 0
-    except KitError as error:
-        print(error, file=sys.stderr)
-        return 1
+
+    return processes.command(work)
 
 
 if __name__ == "__main__":

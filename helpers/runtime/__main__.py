@@ -6,8 +6,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from helpers import assets, profiles, serving
+from helpers.assets import processes
 from helpers.runtime import agreement, app, roleplay
-from helpers.serving.server import last_checkpoint, stopped, until_stopped
+from helpers.serving.server import last_checkpoint, stopped
 
 
 def run_app(options: argparse.Namespace) -> None:
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     one.add_argument("--cases", type=int, default=100)
     one.add_argument("--keep", action="store_true", help="maintainers: write to data/runs")
     options = parser.parse_args(arguments)
-    return until_stopped(options.run, options)
+    return processes.command(lambda: options.run(options))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from helpers import profiles
+from helpers.assets import processes
 from helpers.serving import deploy, merge
 from helpers.serving.engines import ENGINES
-from helpers.serving.server import last_checkpoint, stopped, until_stopped
+from helpers.serving.server import last_checkpoint, stopped
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -33,4 +34,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one")
     parser.add_argument("--adapter", type=Path, help="to serve as `tuned`; else the run's newest")
     parser.add_argument("--merged", action="store_true", help="serve it merged, alone: faster")
-    sys.exit(until_stopped(serve, parser.parse_args()))
+    asked = parser.parse_args()
+    sys.exit(processes.command(lambda: serve(asked)))

@@ -1,12 +1,9 @@
 """Serve models on this machine: `with deploy(profile, {"tuned": checkpoint}) as server: ...`"""
 
-import argparse
 import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -134,16 +131,3 @@ def last_checkpoint(profile: Profile) -> Path:
     if checkpoint is None:
         raise KitError(f"the profile {profile.name} has no trained run yet: run lesson 04 first")
     return checkpoint
-
-
-def until_stopped(command: Callable[[argparse.Namespace], None], options: object) -> int:
-    """Run a command; its exit code. Errors are printed; Ctrl-C and SIGTERM end its servers, too."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        command(options)
-    except (KitError, ValueError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-    return 0

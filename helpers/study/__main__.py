@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from helpers.assets import ROOT, KitError
+from helpers.assets import ROOT, processes
 from helpers.study import comparisons, figures, tables
 from helpers.study.arms import STUDIES, TRAINED
 from helpers.study.run import folder_of, run_study
@@ -22,19 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.study not in STUDIES:
         parser.error(f"no study {options.study!r}; choose one of {', '.join(STUDIES)}")
+    return processes.command(lambda: make(options), "Interrupted; run it again to go on.", 130)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Make the runs, keep them if asked, and report. Raises KitError as `run_study` does."""
     records = folder_of(options.study)
-    try:
-        run_study(STUDIES[options.study], records, tuple(options.arms), tuple(options.seeds))
-    except (KitError, ValueError) as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
+    run_study(STUDIES[options.study], records, tuple(options.arms), tuple(options.seeds))
     if options.keep:
         shutil.copytree(records, folder_of(options.study, committed=True), dirs_exist_ok=True)
     report(options.study, records, ROOT / "figures" if options.keep else records.parent / "figures")
-    return 0
 
 
 def report(name: str, records: Path, folder: Path) -> None:

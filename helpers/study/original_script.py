@@ -8,7 +8,7 @@ import re
 import sys
 
 from helpers.agentfabric import Unreadable, system_prompt
-from helpers.assets import KitError, read_jsonl, write_jsonl
+from helpers.assets import processes, read_jsonl, write_jsonl
 from helpers.ms_agent import render_tools
 
 
@@ -71,18 +71,21 @@ def schemas(tools: list[dict]) -> list[dict]:
     return left
 
 
+def convert_file(source: str, out: str) -> None:
+    """Convert a .jsonl file as the script does. Rows on which it dies, and with it the whole run,
+    stand with their line and reason in `….rejected.jsonl` beside `out`."""
+    rows, rejected = [], []
+    for number, row in enumerate(read_jsonl(source), 1):
+        try:
+            rows.append(convert_row(row))
+        except Unreadable as problem:
+            rejected.append({"line": number, "reason": str(problem), "row": row})
+    write_jsonl(out, rows)
+    write_jsonl(out.removesuffix(".jsonl") + ".rejected.jsonl", rejected)
+    print(f"{len(rows):,} rows converted, {len(rejected):,} rejected")
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    rows, rejected, (source, out) = [], [], sys.argv[1:]
-    try:
-        for number, row in enumerate(read_jsonl(source), 1):
-            try:
-                rows.append(convert_row(row))
-            except Unreadable as problem:
-                rejected.append({"line": number, "reason": str(problem), "row": row})
-        write_jsonl(out, rows)
-        write_jsonl(out.removesuffix(".jsonl") + ".rejected.jsonl", rejected)
-    except (KitError, OSError, ValueError) as error:
-        sys.exit(str(error))
-    print(f"{len(rows):,} rows converted, {len(rejected):,} rejected")
+    sys.exit(processes.command(lambda: convert_file(*sys.argv[1:])))

@@ -103,12 +103,14 @@ def write_recipe(path, profile, train_file, eval_file):
 import subprocess
 import sys
 
+from helpers.assets import processes
+
 folder = assets.ROOT / "runs" / "by-hand"
 for name in ("train", "eval"):
     assets.write_jsonl(folder / f"{name}.jsonl", data[name][:2])
 write_recipe(folder / "recipe.yaml", profile, folder / "train.jsonl", folder / "eval.jsonl")
 command = [sys.executable, "-m", "swift.cli.main", "sft", str(folder / "recipe.yaml")]
-done = subprocess.run(command, capture_output=True, text=True, env=train.child_environment())
+done = subprocess.run(command, capture_output=True, text=True, env=processes.child_environment())
 log = [
     json.loads(line) for line in max(folder.rglob("logging.jsonl")).read_text("utf-8").splitlines()
 ]

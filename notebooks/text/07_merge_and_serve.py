@@ -21,7 +21,7 @@
 # what was scored. The appendices: what a chat template does to a plain prompt, how native
 # `tools=[…]` reach a model that only reads text, and vLLM.
 #
-# **You will need:** 8 min, 2.8 GB on two CPU cores, and lesson 04's run; if it is missing, step 1
+# **You will need:** 3 min, 2.9 GB on two CPU cores, and lesson 04's run; if it is missing, step 1
 # trains it first.
 
 # %%
