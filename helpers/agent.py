@@ -99,8 +99,8 @@ def tool(**parameters: str) -> Callable[[Callable], Callable]:
         name, signature = function.__name__, inspect.signature(function).parameters
         types = [_TYPES.get(one.annotation) for one in signature.values()]
         if set(signature) != set(parameters) or None in types or not function.__doc__:
-            wanted = f"a docstring, and of each of {list(signature)} a description and a type"
-            raise ValueError(f"tool {name}: it needs {wanted} that JSON has (str, float, …)")
+            wanted = f"a docstring, and of each of {list(signature)} a description and a type of"
+            raise ValueError(f"tool {name}: it needs {wanted} str, float, int, bool, list, dict")
         english = (inspect.getdoc(function), *(parameters[key] for key in signature))
         required = [key for key, one in signature.items() if one.default is one.empty]
         function.schemas = {}

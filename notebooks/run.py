@@ -54,8 +54,9 @@ def execute(lesson: str, profile: str, timeout: int = 3600) -> tuple[nbformat.No
     """
     notebook, started = from_text(lesson), time.time()
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    patience = 0.5 if sys.stderr.isatty() else 30  # seconds between lines of a log file
     with (
-        tqdm(desc=lesson, total=code, unit="cell", leave=False) as bar,
+        tqdm(desc=lesson, total=code, unit="cell", leave=False, mininterval=patience) as bar,
         _watched(profile, bar) as peak,
     ):
         client = NotebookClient(
@@ -91,7 +92,8 @@ def _watched(profile: str, bar: tqdm) -> Iterator[list[int]]:
             peak[0] = max(peak[0], used)
             log = train.Run(assets.ROOT / "runs" / profile).log()[-1:]
             if log and bar.desc.startswith("04"):
-                bar.set_postfix_str(f"step {log[0]['global_step/max_steps']}")
+                bar.set_postfix_str(f"step {log[0]['global_step/max_steps']}", refresh=False)
+                bar.update(0)  # shown when its interval is over
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -90,9 +90,9 @@ except assets.KitError as error:
 # ## 4 · What the lessons cost
 #
 # Each line was measured when the committed notebooks were made, on the machine that the next cell
-# names. Other programs used its two cores meanwhile, so a quiet machine needs less. **Expect**
-# minutes and the largest memory in GB. Lessons 04 and 05 keep what they made: run again, they take
-# seconds. Nothing has been measured on a GPU yet.
+# names, with nothing else to do. **Expect** minutes and the largest memory in GB: the sum over the
+# lesson's processes, which counts what they share more than once. Lessons 04 and 05 keep what they
+# made: run again, they take seconds. Nothing has been measured on a GPU yet.
 
 # %%
 record = assets.ROOT / "data" / "runs" / "laptop"

@@ -20,7 +20,7 @@
 # **You will learn:** what the runtime does around the model, what an entry in AgentFabric's
 # `model_config.json` means, and what the app adds to a prompt.
 #
-# **You will need:** 3 min, 2.1 GB on two CPU cores, and lesson 04's run (step 1 trains it if it is
+# **You will need:** 2 min, 2.1 GB on two CPU cores, and lesson 04's run (step 1 trains it if it is
 # missing). RolePlay needs `make roleplay` once (0.3 GB), the app `make agentfabric` (0.7 GB and
 # AgentFabric's source). If one of them is missing, the lesson says so in one line and goes on.
 

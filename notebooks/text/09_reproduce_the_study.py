@@ -20,7 +20,7 @@
 # **You will learn:** which explanations of the original recipe hold, how arms are compared case by
 # case, and why one visit in ten says little.
 #
-# **You will need:** 2 min, 0.8 GB on two CPU cores to read; the runs are committed under
+# **You will need:** < 1 min, 0.8 GB on two CPU cores to read; the runs are committed under
 # `data/runs/study-laptop`. Making one again takes five to ten minutes (`make study` makes all that
 # are missing, in pieces if you like).
 
