@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from scipy.stats import binomtest
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from helpers import agent, assets
 from helpers.agentfabric import STOP_WORDS, Call, first_request, parse_arguments, read_calls
 from helpers.assets import bfcl
+from helpers.assets.judge import read_value
 from helpers.convert import turns_of
 from helpers.model import Model
 from helpers.profiles import Profile
@@ -60,14 +61,6 @@ def marked_facts(turn, most: int = 3) -> tuple[str, ...]:
     known = {value for value in _leaves(results) if value in turn.answer}
     known = {value for value in known if value not in turn.query and len(value) > 1}
     return tuple(sorted(known, key=turn.answer.index)[:most])
-
-
-def read_value(text: str, *readers: Callable[[str], object]) -> object:
-    """What the first reader that can read the text makes of it; the text itself if none can."""
-    for reader in readers:
-        with suppress(ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            return reader(text)
-    return text
 
 
 def _leaves(value: object) -> Iterator[str]:

@@ -67,6 +67,7 @@ class Profile:
     source: str = "authored"  # a name or file for `assets.dataset_file`
     languages: tuple = ("en", "zh")
     format: str = "wire"  # of the training rows, see `convert.FORMATS`
+    pack: int = 0  # characters of dialogues that share a prompt as one sequence; 0: no packs
     eval_rows: int = 200  # held-out rows for the token accuracy
     cases: int = 400  # held-out episodes that score each checkpoint
     bfcl: int = 400  # BFCL questions that score it, too

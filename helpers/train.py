@@ -71,6 +71,7 @@ def recipe_of(profile: Profile) -> dict:
     names = {"model_type": profile.model_type, "template": profile.template}
     names |= {"agent_template": form.agent_template, "loss_scale": form.loss_scale}
     names["torch_dtype"] = dtype_of(profile)
+    names |= {"attn_impl": "shared_prefix"} if profile.pack else {}  # see swift_plugin
     cpu = {"use_cpu": True, "dataloader_num_workers": 0} if profile.device == "cpu" else {}
     seeds = {"seed": profile.seed, "data_seed": profile.seed}
     return {**names, **profile.recipe, **cpu, **seeds, "eval_on_start": True, "report_to": "none"}

@@ -106,6 +106,9 @@ def settings_of(study: Study, name: str, seed: int) -> dict:
     arm, profile = asdict(ARMS[name]), asdict(profile_of(study, name, seed))
     settings = {key: arm[key] for key in ("addition", "general", "self_cognition", "scorers")}
     settings["bfcl_categories"] = BFCL_CATEGORIES
+    del profile[
+        "pack"
+    ]  # the study packs nothing, and its records were made before there were packs
     return json.loads(json.dumps({"profile": profile, "settings": settings}))
 
 
