@@ -153,6 +153,39 @@ def render_rows(rows: Iterable[dict], format: str) -> Iterator[dict]:
         yield from (FORMATS[format].render if row["tools"] else _hermes)(row)
 
 
+def packed(rows: Iterable[dict], chars: int) -> Iterator[dict]:
+    """Training rows → packs: consecutive rows of one prompt (system message and tools) as one row,
+    as long as what a pack holds beside the prompt has at most `chars` characters. In a pack the
+    dialogues stand one after the other, each behind its system message; `swift_plugin` reads it."""
+    pack, size = {}, 0
+    for row in rows:
+        messages = row["messages"]
+        if messages[0]["role"] != "system":  # what says where a dialogue begins
+            messages = [{"role": "system", "content": ""}, *messages]
+        own = sum(len(message["content"]) for message in messages[1:])
+        prompt = (messages[0], row["tools"])
+        if pack and prompt == (pack["messages"][0], pack["tools"]) and size + own <= chars:
+            pack["messages"] += messages
+            size += own
+            continue
+        if pack:
+            yield pack
+        pack, size = {**row, "messages": list(messages)}, own
+    if pack:
+        yield pack
+
+
+def split_pack(messages: list[dict]) -> list[list[dict]]:
+    """The dialogues of a pack's messages; of any other row's, they are one."""
+    dialogues = []
+    for message in messages:
+        if message["role"] == "system" or not dialogues:
+            dialogues.append([])
+        if message["content"] or message["role"] != "system":  # no system message is no message
+            dialogues[-1].append(message)
+    return dialogues
+
+
 def convert(source: str, format: str, out: str | Path, strict: bool = False) -> Report:
     """A data set (see `data.read_rows`) → the file `out` of training rows. Beside it stand
     `.rejected.jsonl` (line, id, reason, row) and `.report.json`; all appear when complete. KitError

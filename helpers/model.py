@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import openai
 from tqdm.auto import tqdm
@@ -25,39 +26,90 @@ class Reply(str):
     finished: bool = True
 
 
+class Prompt(NamedTuple):
+    """A request as the model reads it. inputs: the same, as ms-swift's template keeps it."""
+
+    tokens: list
+    inputs: object
+
+
+class Engine:
+    """A loaded `model` with ms-swift's template of its chat format: text to tokens and back."""
+
+    def __init__(self, model, template):
+        from helpers.assets.greedy import Writer
+
+        self.model, self.template, self.tokenizer = model, template, template.tokenizer
+        template.set_mode("transformers")  # prompts end where the reply begins
+        words = [STOP_WORDS[0], *template.template_meta.stop_words]
+        self.writer = Writer(model, self.tokenizer, words)
+        self._grammar_tokenizer = None  # made when first needed: it takes a second
+
+    def prompt(self, messages: list) -> Prompt:
+        """A request's tokens: the same as in training and behind `swift deploy`. KitError: more
+        than the model can read."""
+        from swift import InferRequest
+        from swift.template import MaxLengthError
+
+        try:
+            encoded = self.template.encode(InferRequest(messages), return_template_inputs=True)
+        except MaxLengthError as error:
+            raise assets.KitError(f"a prompt is too long for this model: {error}") from None
+        return Prompt(encoded["input_ids"], encoded["template_inputs"])
+
+    def reply(self, prompt: Prompt, written: list, limit: int) -> Reply:
+        """Written tokens as text, read as ms-swift reads them: without the token that ends a turn,
+        with a stop word."""
+        written = [token for token in written if token != self.tokenizer.pad_token_id]
+        text = self.template.decode_generate_ids(written, template_inputs=prompt.inputs)
+        reply = Reply(text)
+        reply.finished = len(written) < limit
+        return reply
+
+    def rule(self, tools: list):
+        """The grammar of a reply to a prompt with these tools."""
+        from helpers.assets import grammar
+
+        if self._grammar_tokenizer is None:
+            size = self.model.config.get_text_config().vocab_size
+            self._grammar_tokenizer = grammar.tokenizer_of(self.tokenizer, self.writer.ends, size)
+        return grammar.Rule(self._grammar_tokenizer, tools)
+
+
 class Model:
     """A profile's model, loaded when first asked. Adapters are merged: so they cost no time."""
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        # ms-swift's engine by adapter. A CPU's memory holds base and tuned model, a GPU's maybe not
+        # an Engine by adapter. A CPU's memory holds base and tuned model, a GPU's maybe not
         self.engine = lru_cache(maxsize=2 if profile.device == "cpu" else 1)(self._load)
 
-    def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
+    def ask(
+        self, requests, adapter=None, progress="", max_new_tokens=None, grammar=None
+    ) -> list[Reply]:
         """Greedy replies to AgentFabric requests, in their order.
 
         requests: lists of {"role", "content"} messages, each ending in a user message. adapter: a
         checkpoint folder; None asks the base model. progress: label of a progress bar, if any.
-        max_new_tokens: limit of a reply; None takes the profile's. Raises KitError: model or GPU
-        cannot be had, or the adapter folder holds none.
+        max_new_tokens: limit of a reply; None takes the profile's. grammar: the tools that each
+        request offers (lists of OpenAI schemas, as many as requests); each reply is then free text
+        or one call of a tool offered, with arguments that fit its schema. Raises KitError: model or
+        GPU cannot be had, the adapter folder holds none, or a prompt or schema cannot be used.
         """
-        from swift import InferRequest, RequestConfig
-
         engine = self.engine(str(adapter) if adapter else None)
         limit = max_new_tokens or self.profile.max_new_tokens
-        config = RequestConfig(max_tokens=limit, temperature=0, stop=[STOP_WORDS[0]])
+        prompts = [engine.prompt(request) for request in requests]
+        beginnings = [repr(request[:-1]) for request in requests]  # system message, earlier turns
+        rules = [engine.rule(tools) for tools in grammar] if grammar else [None] * len(requests)
         # like lengths together need little padding; longest first, so that the bar gets no slower
-        length = [sum(len(message["content"]) for message in request) for request in requests]
-        order = sorted(range(len(requests)), key=lambda i: -length[i])
+        order = sorted(range(len(requests)), key=lambda i: -len(prompts[i].tokens))
         replies, size = [Reply()] * len(requests), self.profile.batch_size
         with tqdm(total=len(order), desc=progress, unit="reply", disable=not progress) as bar:
             for batch in (order[start : start + size] for start in range(0, len(order), size)):
-                asked = [InferRequest(messages=requests[i]) for i in batch]
-                answers = engine.infer(asked, config, use_tqdm=False)
-                for i, answer in zip(batch, answers, strict=True):
-                    replies[i] = Reply(answer.choices[0].message.content)
-                    replies[i].finished = answer.choices[0].finish_reason != "length"
-                bar.update(len(batch))
+                asked = [(prompts[i].tokens, beginnings[i], rules[i]) for i in batch]
+                for row, written in engine.writer.write(asked, limit):
+                    replies[batch[row]] = engine.reply(prompts[batch[row]], written, limit)
+                    bar.update()
         return replies
 
     def _load(self, adapter: str | None):
@@ -69,7 +121,7 @@ class Model:
         import torch
         import transformers
         from peft import PeftModel
-        from swift import TransformersEngine, get_model_processor, get_template
+        from swift import get_model_processor, get_template
         from swift.utils import get_logger
 
         get_logger().setLevel(logging.ERROR)
@@ -84,8 +136,7 @@ class Model:
         if adapter:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         template = get_template(processor, template_type=profile.template)
-        size = profile.batch_size
-        return TransformersEngine(model.eval(), template=template, max_batch_size=size)
+        return Engine(model, template)
 
 
 @dataclass(frozen=True)
@@ -99,10 +150,15 @@ class Endpoint:
     parallel: int = 8  # requests under way at once
     api_key: str = "EMPTY"  # servers on this machine need none
 
-    def ask(self, requests, adapter=None, progress="", max_new_tokens=None) -> list[Reply]:
+    def ask(
+        self, requests, adapter=None, progress="", max_new_tokens=None, grammar=None
+    ) -> list[Reply]:
         """As `Model.ask`; a reply may end with the stop word or not: `agentfabric.cut_at_stop`.
-        Raises KitError at the first answer that fails or is malformed; no more are asked then.
+        Raises KitError at the first answer that fails or is malformed; no more are asked then. And
+        if asked for a grammar: of the kit's servers only vLLM knows any, and in another form.
         """
+        if grammar:
+            raise assets.KitError(f"{self.url} cannot hold replies to a grammar: ask a Model")
         if adapter not in self.names:
             raise assets.KitError(f"{self.url} serves no adapter {adapter}: only {self.names}")
         limit = max_new_tokens or self.max_new_tokens

@@ -131,8 +131,9 @@ class _Column:
         for widget in (self.observation, self.send):
             widget.layout.display = None if self.waiting else "none"
 
-    def drive(self, play: bool) -> None:
-        """Go on until the episode ends, fails, or waits for the person; show steps as they come."""
+    def drive(self, play: bool, held: bool) -> None:
+        """Go on until the episode ends, fails, or waits for the person; show steps as they come.
+        held: replies follow a grammar of the tools."""
         sent = self.observation.value if self.waiting else None  # what the loop gets next
         try:
             while True:
@@ -141,7 +142,7 @@ class _Column:
                 step = self.loop.send(sent)
                 if step.kind == "request":
                     self.show("thinking…")
-                    sent = self.ask(list(step.messages))
+                    sent = self.ask(list(step.messages), *([self.tools] if held else []))
                     continue
                 self.steps.append(step)
                 if step.kind != "call":
@@ -160,10 +161,11 @@ class _Column:
             self.show("waiting for your observation" if self.waiting else "")
 
 
-def playground(models: dict, tools: list | None = None, query: str | None = None, language="en"):
+def playground(models: dict, tools: list | None = None, query=None, language="en", grammar=False):
     """A widget to ask models (label → function from messages to the reply) the same question side
     by side. tools: OpenAI schemas; you play those without a local function. language: "en" or "zh",
-    of the tools and question asked for by default; another is a ValueError."""
+    of the tools and question asked for by default; another is a ValueError. grammar: offer a box
+    that passes the tools as second argument, for replies that are held to them."""
     local = schemas(REGISTRY, language)  # raises where there is no such language
     tools = local if tools is None else tools
     texts = [f"{one['name']}: {one.get('description', '')}" for one in map(function_of, tools)]
@@ -175,6 +177,8 @@ def playground(models: dict, tools: list | None = None, query: str | None = None
     question = widgets.Textarea(query or QUERIES[language], description="Question", layout=wide)
     mode = widgets.RadioButtons(options=[AUTO, PLAY], description="Who answers a call")
     mode.orientation, mode.style.description_width = "horizontal", "initial"
+    held = widgets.Checkbox(False, description="grammar", indent=False)
+    held.layout.display = None if grammar else "none"
     ask = widgets.Button(description="Ask", button_style="primary", icon="play")
     reset = widgets.Button(description="Stop and reset", icon="refresh")
     message = widgets.HTML()
@@ -189,7 +193,7 @@ def playground(models: dict, tools: list | None = None, query: str | None = None
         ask.disabled = True
         try:
             for column in moving:
-                column.drive(play=mode.value == PLAY)
+                column.drive(mode.value == PLAY, held.value)
         except KeyboardInterrupt:
             message.value = "<b>Stopped from the keyboard.</b>"
         ask.disabled = any(column.waiting for column in columns)
@@ -211,6 +215,6 @@ def playground(models: dict, tools: list | None = None, query: str | None = None
     for column in columns:
         column.send.on_click(lambda _, column=column: drive([column] if column.waiting else []))
     form = [widgets.HTML("<b>Tools the models may call</b>"), widgets.GridBox(ticks, layout=grid)]
-    form += [instruction, question, mode, widgets.HBox([ask, reset, message])]
+    form += [instruction, question, mode, held, widgets.HBox([ask, reset, message])]
     row = {"flex_flow": "row wrap", "grid_gap": "16px"}
     return widgets.VBox([*form, widgets.HBox([column.box for column in columns], layout=row)])

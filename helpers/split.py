@@ -9,14 +9,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 
 from datasketch import MinHash, MinHashLSH
 from networkx.utils import UnionFind
 
 from helpers import data
-from helpers.agentfabric import calls_of, function_of, json_text, language_of
-from helpers.convert import render_rows, turns_of
+from helpers.agentfabric import function_of, json_text, language_of
+from helpers.convert import packed, render_rows, turns_of
 from helpers.profiles import Profile
 
 CASES_SEED = 42  # draws the cases whatever a profile's seed, so that runs compare case by case
@@ -27,36 +27,64 @@ _NOISE = re.compile(r"[\W_]+")
 @dataclass(frozen=True)
 class Split:
     """Rows that train, rows held out, and rows used for neither: `mixed` ones offer tools of both
-    kinds, `similar` ones read like a held-out row."""
+    kinds, `similar` ones read like a held-out row. `dev` is held out, too: to choose with."""
 
     train: list
     heldout: list
     mixed: list
     similar: list
+    dev: list = ()
 
 
 def prepare_data(profile: Profile) -> dict[str, list[dict]]:
-    """A profile's rows: {"train", "eval"} are training rows in its format, {"cases"} canonical
-    held-out rows of one user turn. No tool of "eval" or "cases" stands in a prompt of "train"."""
+    """A profile's rows: {"train", "eval"} are training rows in its format (packs, if it packs),
+    {"dev", "cases"} canonical held-out rows: everything is chosen on "dev" and reported on "cases".
+    No tool of the other three stands in a prompt of "train"."""
     split = split_of(profile.source)
-    train = render_rows(drawn(split.train, profile, profile.seed), profile.format)
-    heldout = drawn(split.heldout, profile, CASES_SEED)
-    single = [row for row in heldout if len(turns_of(row)) == 1]
-    calling = [row for row in single if calls_of(row["messages"])]
-    silent = [row for row in single if not calls_of(row["messages"])]
-    few = profile.cases // 5  # one case in five needs no tool
+    rows = drawn(split.train, profile, profile.seed)
+    rows = by_prompt(rows) if profile.pack else rows
+    train = islice(render_rows(rows, profile.format), profile.train_rows)
+    test = drawn(split.heldout, profile, CASES_SEED)
+    if split.dev:
+        test, dev = by_prompt(test), by_prompt(drawn(split.dev, profile, CASES_SEED))
+    else:
+        test = [row for row in test if len(turns_of(row)) == 1]
+        dev = test[::-1]
+    cases = judged(test, profile.cases, silent=3 if split.dev else 5)
+    heldout = islice(render_rows(dev, profile.format), profile.eval_rows)
     return {
-        "train": list(islice(train, profile.train_rows)),
-        "eval": list(islice(render_rows(single[::-1], profile.format), profile.eval_rows)),
-        "cases": calling[: profile.cases - few] + silent[:few],
+        "train": list(packed(train, profile.pack) if profile.pack else train),
+        "eval": list(packed(heldout, profile.pack) if profile.pack else heldout),
+        "dev": judged([row for row in dev if row not in cases], profile.dev, silent=3),
+        "cases": cases,
     }
+
+
+def judged(rows: list[dict], most: int, silent: int) -> list[dict]:
+    """The first `most` rows, those first that call in their last turn; one in `silent` does not."""
+    calling = [row for row in rows if turns_of(row)[-1].calls]
+    quiet = [row for row in rows if not turns_of(row)[-1].calls]
+    return calling[: most - most // silent] + quiet[: most // silent]
+
+
+def by_prompt(rows: list[dict]) -> list[dict]:
+    """The same rows, those with the same tools and instruction next to each other."""
+    together = {}
+    for row in rows:
+        together.setdefault((json_text(row["tools"]), row.get("instruction")), []).append(row)
+    return list(chain.from_iterable(together.values()))
 
 
 @lru_cache(maxsize=2)
 def split_of(source: str) -> Split:
-    """A data set, split by tool; kept, because every profile of one session splits the same."""
+    """A data set, split by tool; kept, because every profile of one session splits the same.
+    The practice rows come split, by whole domains."""
     rows, _ = data.load(source)
-    return by_tool(rows)
+    if not source.startswith("practice:"):
+        return by_tool(rows)
+    dev, test = (data.load(f"practice-{part}")[0] for part in ("dev", "test"))
+    train, similar = drop_similar(rows, dev + test)
+    return Split(train=train, heldout=test, dev=dev, mixed=[], similar=similar)
 
 
 def drawn(rows: list[dict], profile: Profile, seed: int) -> list[dict]:

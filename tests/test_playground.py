@@ -27,8 +27,9 @@ class ScriptedModel:
     def __init__(self, *replies):
         self.replies, self.requests = list(replies), []
 
-    def __call__(self, messages):
+    def __call__(self, messages, held=None):
         self.requests.append(messages[-1]["content"])
+        self.held = held
         self.system, reply = messages[0]["content"], self.replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
@@ -171,6 +172,18 @@ def test_steps_appear_as_they_come_and_ask_is_disabled_while_a_model_works():
     panel.ask()
     assert [(busy, "thinking…" in text) for busy, text in seen] == [(True, True)] * 2
     assert "light rain" in seen[1][1]
+
+
+def test_replies_are_held_to_the_offered_tools_where_that_is_ticked():
+    model, tools = ScriptedModel("Sunny.", "Sunny."), schemas(["get_weather"])
+    panel = Panel({"one": model}, tools, grammar=True)
+    (box,) = panel.all(widgets.Checkbox, "grammar")
+    for ticked, held in ((False, None), (True, tools)):
+        box.value = ticked
+        panel.ask()
+        assert model.held == held
+    (box,) = Panel({"one": model}, tools).all(widgets.Checkbox, "grammar")
+    assert box.layout.display == "none", "a model may take messages only"
 
 
 def test_a_chinese_panel_and_no_other_language():

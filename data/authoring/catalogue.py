@@ -359,10 +359,14 @@ def read(path: Path, kind: Any) -> Any:
         raise ValueError("\n".join(lines)) from None
 
 
-def load(folder: Path = FOLDER) -> dict[str, tuple]:
-    """Language → its domains (by file name), chats and phrases. Raises ValueError, see `read`."""
+def load(folder: Path = FOLDER, *more: Path) -> dict[str, tuple]:
+    """Language → its domains (by file name), chats and phrases. Raises ValueError, see `read`.
+    `folder` has the chats and phrases; `more` folders add domains."""
     books, owner, phrases = {}, {}, read(folder / "phrases.yaml", dict[str, Phrases])
-    for path in sorted({*folder.glob("*_*.yaml")} - {*folder.glob("*_chat.yaml")}):
+    paths = [path for one in (folder, *more) for path in sorted(one.glob("*_*.yaml"))]
+    for path in paths:
+        if path.stem.endswith("_chat"):
+            continue
         domain = read(path, Domain)
         for name in domain.tools:
             first = owner.setdefault(name, path.name)

@@ -1,6 +1,7 @@
 """Where a model or a data set comes from: `model_dir(name)` and `dataset_file(name)`."""
 # ruff: noqa: F401, I001 (what files.py has is part of this interface)
 
+import hashlib
 import os
 import re
 import subprocess
@@ -47,25 +48,16 @@ def model_dir(model: str) -> Path:
 def dataset_file(source: str) -> Path:
     """A .jsonl (or .json) file of rows in any format that `helpers.data` reads.
 
-    source: a name in AUTHORED, "authored:30000" (so many dialogues, written once), a path, or a
-    ModelScope data set, perhaps with ":subset" (fetched once); "modelscope" is "iic/ms_agent".
+    source: a name in AUTHORED; "authored:30000" (so many dialogues), "practice:300" (so many groups
+    that train), "practice-dev" or "practice-test", which are written once; a path; or a ModelScope
+    data set, perhaps with ":subset" (fetched once); "modelscope" is "iic/ms_agent".
     """
     path = Path(source).expanduser()
     name, _, subset = ("iic/ms_agent" if source == "modelscope" else source).partition(":")
     if source in AUTHORED:
         return ROOT / "data" / AUTHORED[source]
-    if re.fullmatch(r"authored:\d{1,7}", source):  # the repository's own rows, and then more
-        key = sha256_of(ROOT / "data" / AUTHORED["authored"])[:8]
-        path = cache_dir() / "datasets" / f"authored-{subset}-{key}.jsonl"
-        if not path.exists():
-            print(f"Writing {subset} authored dialogues (once) ...", flush=True)
-            with whole_file(path) as part:
-                script = ROOT / "data" / "authoring" / "write.py"
-                command = [sys.executable, script, "--rows", subset, "--out", part]
-                done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-                if done.returncode:
-                    raise KitError(f"{script}: {' '.join(done.stderr.split())[-400:]}")
-        return path
+    if re.fullmatch(r"(authored|practice):\d{1,7}|practice-(dev|test)", source):
+        return _written(source)
     if path.suffix in (".jsonl", ".json"):
         if path.is_file():
             return path.resolve()
@@ -78,6 +70,29 @@ def dataset_file(source: str) -> Path:
         f"{Path.cwd()}). Choose {', '.join(AUTHORED)} (in this repository), the path of a file, "
         '"modelscope" (iic/ms_agent) or another data set id of ModelScope.'
     )
+
+
+def _written(source: str) -> Path:
+    """The file of dialogues that a script of data/authoring writes, once, into the cache."""
+    name, _, count = source.partition(":")
+    folder = ROOT / "data" / "authoring"
+    if name == "authored":  # the repository's own rows, and then more
+        script, options, parts = "write.py", ["--rows", count], [ROOT / "data" / AUTHORED[name]]
+    else:  # an edited script or YAML file gives a new name, so the rows are written anew
+        script, options = "practice.py", ["--part", name.partition("-")[2] or "train"]
+        options += ["--groups", count] if count else []
+        parts = [folder / f"{one}.py" for one in ("practice", "dress", "dialogues", "catalogue")]
+        parts += sorted([*folder.glob("catalogue/*.yaml"), *folder.glob("breadth/*.yaml")])
+    key = hashlib.sha256("".join(map(sha256_of, parts)).encode()).hexdigest()[:8]
+    path = cache_dir() / "datasets" / f"{source.replace(':', '-')}-{key}.jsonl"
+    if not path.exists():
+        print(f"Writing the dialogues of {source} (once) ...", flush=True)
+        with whole_file(path) as part:
+            command = [sys.executable, folder / script, *options, "--out", part]
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+            if done.returncode:
+                raise KitError(f"{folder / script}: {' '.join(done.stderr.split())[-400:]}")
+    return path
 
 
 def _checked(folder: Path) -> Path:
