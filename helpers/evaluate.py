@@ -21,13 +21,11 @@ from tqdm.auto import tqdm
 from helpers import agent, assets
 from helpers.agentfabric import STOP_WORDS, Call, first_request, parse_arguments, read_calls
 from helpers.assets import bfcl
-from helpers.assets.judge import read_value
+from helpers.assets.judge import DENIALS, read_value
 from helpers.convert import turns_of
 from helpers.model import Model
 from helpers.profiles import Profile
 from helpers.train import Checkpoint, Run
-
-DENIALS = "cannot obtain|can't obtain|unable to|i cannot|i can't|无法|不能获取|抱歉".split("|")
 
 
 @dataclass(frozen=True)

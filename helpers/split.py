@@ -40,18 +40,20 @@ def prepare_data(profile: Profile) -> dict[str, list[dict]]:
     {"cases"} canonical held-out rows of one user turn. No tool of "eval" or "cases" stands in a
     prompt of "train"."""
     split = split_of(profile.source)
-    rows = drawn(split.train, profile, profile.seed)
-    train = render_rows(by_prompt(rows) if profile.pack else rows, profile.format)
     heldout = drawn(split.heldout, profile, CASES_SEED)
     single = [row for row in heldout if len(turns_of(row)) == 1]
     calling = [row for row in single if calls_of(row["messages"])]
     silent = [row for row in single if not calls_of(row["messages"])]
     few = profile.cases // 5  # one case in five needs no tool
-    train = islice(train, profile.train_rows)
-    evaluated = islice(render_rows(single[::-1], profile.format), profile.eval_rows)
+
+    def made(rows: list[dict], most: int) -> list[dict]:
+        rows = by_prompt(rows) if profile.pack else rows
+        rendered = islice(render_rows(rows, profile.format), most)
+        return list(packed(rendered, profile.pack) if profile.pack else rendered)
+
     return {
-        "train": list(packed(train, profile.pack) if profile.pack else train),
-        "eval": list(packed(evaluated, profile.pack) if profile.pack else evaluated),
+        "train": made(drawn(split.train, profile, profile.seed), profile.train_rows),
+        "eval": made(single[::-1], profile.eval_rows),
         "cases": calling[: profile.cases - few] + silent[:few],
     }
 

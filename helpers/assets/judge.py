@@ -127,8 +127,8 @@ def count(text: str, part: str) -> int:
 
 
 def fault(answer: str, case) -> str:
-    """What is wrong with an answer to an `evaluate.Case`, in a word of this module's head; "" if
-    nothing is. It is held against the results of the gold calls, whatever was called."""
+    """What is wrong with an answer, in a word of this module's head, or "". case: query, gold calls
+    with their results, facts, gold answer, and history (the messages of earlier turns)."""
     results = [read_value(result, json5.loads, ast.literal_eval) for _, result in case.calls]
     values = [pair for result in results for pair in leaves(result)]
     earlier = " ".join(message["content"] for message in case.history)
