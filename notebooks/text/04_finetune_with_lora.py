@@ -19,7 +19,7 @@
 # **You will learn:** what a recipe is, which of the original hyperparameters change on two CPU
 # cores and why, and what a run leaves behind.
 #
-# **You will need:** 10 min, 3.6 GB on two CPU cores. You can interrupt the training; it resumes.
+# **You will need:** 9 min, 3.6 GB on two CPU cores. You can interrupt the training; it resumes.
 
 # %% [markdown]
 # ## 1 · The recipe
