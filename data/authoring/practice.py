@@ -33,14 +33,14 @@ FOLDER, BREADTH = catalogue.FOLDER, catalogue.HERE / "breadth"
 DEV = ("calendar", "cinema", "fuel", "music", "parking", "podcasts")
 TEST = ("clinic", "energy", "gaming", "museums", "printing", "shopping", "smart_home")
 GROUPS = {"dev": 20, "test": 40}
-DIALOGUES = {"train": (8, 12), "dev": (6, 6), "test": (6, 6)}  # of a group: least, most
+DIALOGUES = {"train": (2, 3), "dev": (6, 6), "test": (6, 6)}  # of a group: least, most
 # How often a kind is drawn, where the tools allow it: with a call in the last turn, or without
 CALLING = {"single": 44, "no_arguments": 24, "error": 8, "chain": 24, "second_turn": 16}
 SILENT = {"small_talk": 23, "no_fit": 33, "missing": 18, "follow_up": 15, "thanks": 11}
 SIZES = [1] * 5 + [2] * 5 + [3] * 3 + [4] * 2 + [5] * 2 + [6, 7, 8]  # tools of each 20 groups
 # Tools of one domain so close that one could serve the other's request
 ALIKE = [{"weather_now", "get_forecast"}, {"find_event", "next_event"}]
-ALIKE += [{"emergency_chair", "log_tooth_pain"}]
+ALIKE += [{"emergency_chair", "log_tooth_pain"}, {"send_mail", "schedule-send"}]
 
 load = lru_cache(catalogue.load)  # reading all the YAML takes seconds
 Steps = list[tuple[str, dict, dict]]  # tool, arguments, result of each call

@@ -180,13 +180,13 @@ sent == "".join(read)
 # ## 8 · One prompt, many dialogues: a pack
 #
 # Most of what you saw is grey: system prompt and tools, read again for every row. Rows with the
-# same prompt can share it. The *practice rows* are written in groups for this purpose: some ten
-# dialogues over one tool list. **Expect** the first group's tools, and how many rows three of its
+# same prompt can share it. The *practice rows* are written in groups for this purpose: two or
+# three dialogues over one tool list. **Expect** the first group's tools, and how many rows its
 # dialogues make.
 
 # %%
 practice, _ = data.load("practice:300")
-group = [row for row in practice if row["tools"] == practice[0]["tools"]][:3]
+group = [row for row in practice if row["tools"] == practice[0]["tools"]]
 apart = list(convert.render_rows(group, "wire"))
 (pack,) = convert.packed(apart, chars=10_000)
 print([tool["function"]["name"] for tool in group[0]["tools"]], len(apart), "rows")
