@@ -185,16 +185,13 @@ sent == "".join(read)
 # dialogues make.
 
 # %%
-practice, _ = data.load("practice:300")
+practice, _ = data.load("practice:200")
 group = [row for row in practice if row["tools"] == practice[0]["tools"]]
 apart = list(convert.render_rows(group, "wire"))
 (pack,) = convert.packed(apart, chars=10_000)
 print([tool["function"]["name"] for tool in group[0]["tools"]], len(apart), "rows")
 
 # %% [markdown]
-# Some names look odd: in most groups names are random, so that the model has to read what a tool
-# does.
-#
 # In a pack the tokens that all rows share stand once, the *prefix*; then a *branch* for each row.
 # **Expect** far fewer tokens, and just as many in the loss.
 
