@@ -16,8 +16,11 @@ from helpers.agent import check_arguments
 sys.path.insert(0, str(ROOT / "data" / "authoring"))  # its scripts import each other as siblings
 import practice  # noqa: E402
 
-SIZES = {"train": 60, **practice.GROUPS}.items()
+SIZES = {"train": practice.EASY + 60, **practice.GROUPS}.items()
 ROWS = {part: list(practice.author_rows(part, groups)) for part, groups in SIZES}
+TRAIN = ROWS["train"]
+EASY = [row for row in TRAIN if int(row["id"].split("-")[1]) < practice.EASY]
+ROWS["train"] = TRAIN[len(EASY) :]
 DOMAINS = practice.load(practice.FOLDER, practice.BREADTH)["en"][0]
 NAMES = {name for domain in DOMAINS for name in domain.tools}
 
@@ -30,7 +33,7 @@ def test_the_parts_share_no_tool_and_no_question_and_held_out_domains_do_not_tra
     elsewhere = {name for name, *_ in tools_in(split.split_of("authored").heldout)}
     training = [{*one.tools} for one in DOMAINS if practice.part_of(one) == "train"]
     assert len(training) == 36 and not elsewhere & set().union(*training)
-    for one, other in combinations(ROWS.values(), 2):
+    for one, other in combinations([TRAIN, ROWS["dev"], ROWS["test"]], 2):
         assert not tools_in(one) & tools_in(other)
         first = [{row["messages"][0]["content"] for row in rows} for rows in (one, other)]
         assert not first[0] & first[1]
@@ -76,7 +79,14 @@ def test_masked_groups_say_nothing_by_name_and_more_groups_only_append():
     masked = [*practice.author_rows("test", 2, masked=True), ROWS["train"][0]]
     assert not NAMES & {tool["function"]["name"] for row in masked for tool in row["tools"]}
     assert all(tool["function"]["description"] for row in masked for tool in row["tools"])
-    assert list(practice.author_rows("train", 61))[: len(ROWS["train"])] == ROWS["train"]
+    assert list(practice.author_rows("train", practice.EASY + 61))[: len(TRAIN)] == TRAIN
+
+
+def test_the_first_groups_are_easy():
+    assert {row["id"].split("-")[3] for row in EASY} == practice.EASY_KINDS
+    assert {len(row["tools"]) for row in EASY} == {1, 2, 3, 4}
+    silent = sum(row["id"].split("-")[3] in practice.SILENT for row in EASY)
+    assert 0.25 < silent / len(EASY) < 0.33
 
 
 def test_a_source_is_written_once_and_mistakes_are_named(tmp_path, monkeypatch):

@@ -179,13 +179,16 @@ class Dress:
         )
 
 
-def draw_dress(part: str, masked: bool, words: Words, rng: random.Random) -> Dress:
-    """A dress with the shares at the top. Masked tools keep their descriptions."""
+def draw_dress(part: str, masked: bool, words: Words, rng: random.Random, easy=False) -> Dress:
+    """A dress with the shares at the top. Masked tools keep their descriptions. easy: descriptions
+    as in the catalogue, and nothing beside them."""
     case, texts = (
         weighted({name: pair[part != "train"] for name, pair in shares.items()}, rng)
         for shares in (CASES, TEXTS)
     )
     traits = {name for name, share in TRAITS.items() if rng.random() * 100 < share}
+    if easy:
+        traits, texts = set(), "own"
     mask = rng.choice(["code", "syllables", "words"]) if masked else ""
     if masked:
         traits, texts = traits - {"bare"}, "own" if texts == "short" else texts

@@ -38,6 +38,10 @@ DIALOGUES = {"train": (2, 3), "dev": (6, 6), "test": (6, 6)}  # of a group: leas
 CALLING = {"single": 44, "no_arguments": 24, "error": 8, "chain": 24, "second_turn": 16}
 SILENT = {"small_talk": 23, "no_fit": 33, "missing": 18, "follow_up": 15, "thanks": 11}
 SIZES = [1] * 5 + [2] * 5 + [3] * 3 + [4] * 2 + [5] * 2 + [6, 7, 8]  # tools of each 20 groups
+# The first groups that train are easy, for runs of minutes: one to four tools, names and schemas as
+# in the catalogue, and only these kinds. "more groups" of a source go on to the hard ones.
+EASY, EASY_SIZES = 200, [1] * 6 + [2] * 7 + [3] * 4 + [4] * 3
+EASY_KINDS = {"single", "no_arguments", "small_talk", "no_fit", "thanks"}
 # Tools of one domain so close that one could serve the other's request
 ALIKE = [{"weather_now", "get_forecast"}, {"find_event", "next_event"}]
 ALIKE += [{"emergency_chair", "log_tooth_pain"}, {"send_mail", "schedule-send"}]
@@ -165,9 +169,11 @@ def subjects_at(scenes: dict[str, Table], kind: str) -> list[tuple[Table, Tool |
     return found
 
 
-def draw_tools(number: int, domains: list[Domain], rng: random.Random) -> dict[str, Domain]:
+def draw_tools(
+    number: int, domains: list[Domain], rng: random.Random, sizes: list[int]
+) -> dict[str, Domain]:
     """A group's tools, each with its domain: of one domain, or mixed in every other group."""
-    size = random.Random(number // len(SIZES)).sample(SIZES, len(SIZES))[number % len(SIZES)]
+    size = random.Random(number // len(sizes)).sample(sizes, len(sizes))[number % len(sizes)]
     large = [one for one in domains if len(one.tools) >= size]
     mixed = size > 1 and (number % 2 or not large)
     home = rng.choice(domains if mixed else large)
@@ -189,9 +195,10 @@ def write_group(part: str, number: int, book: tuple, words: Words, masked: bool)
     """The rows of a group: its tools stay byte for byte the same, and no request is repeated."""
     domains, chat, phrases = book
     rng = random.Random(f"{part} {number}")
-    owners = draw_tools(number, domains, rng)
+    easy = part == "train" and number < EASY
+    owners = draw_tools(number, domains, rng, EASY_SIZES if easy else SIZES)
     tools = {name: domain.tools[name] for name, domain in owners.items()}
-    dress, taken = draw_dress(part, masked, words, rng), set()
+    dress, taken = draw_dress(part, masked, words, rng, easy), set()
     dressed = {name: dress.tool(tools[name], owners[name], taken) for name in tools}
     offered = [domain for domain in domains if any(domain is one for one in owners.values())]
     one = Table(offered[0], [*tools.values()], domains, chat, phrases, rng, words, offered)
@@ -201,6 +208,7 @@ def write_group(part: str, number: int, book: tuple, words: Words, masked: bool)
     for _ in range(TRIES):
         # 3 dialogues in 10, spread evenly over the rows of ten groups
         shares = SILENT if (7 * number + 3 * rows) % 10 < 3 else CALLING
+        shares = {it: shares[it] for it in shares if not easy or it in EASY_KINDS}
         kind = weighted({it: shares[it] for it in shares if subjects_at(scenes, it)}, rng)
         pairs = subjects_at(scenes, kind)
         calls = [sum(used[name] for name in called_by(it)) / len(called_by(it)) for _, it in pairs]
@@ -249,7 +257,8 @@ def plain(domain: Domain) -> Domain:
 
 def author_rows(part: str, groups: int, masked: bool = False, language: str = "en") -> Iterator:
     """The rows of so many groups of a part ("train", "dev", "test"); more groups only append.
-    Of the training groups 3 in 5 are masked; of another part none, or all where `masked`.
+    Of the training groups 3 in 5 behind the EASY ones are masked; of another part none, or all
+    where `masked`.
     """
     check(groups > 0, f"groups must be 1 or more, not {groups}")
     domains, chat, phrases = load(FOLDER, BREADTH)[language]
@@ -265,7 +274,7 @@ def author_rows(part: str, groups: int, masked: bool = False, language: str = "e
     more = [Talk(question=it.question, answer=[it.answer], not_with=it.not_with) for it in chat]
     book = domains, words.chat + (more if part == "train" else []), phrases
     for number in range(groups):
-        hidden = number % 5 < 3 if part == "train" else masked
+        hidden = number % 5 < 3 and number >= EASY if part == "train" else masked
         yield from write_group(part, number, book, words, hidden)
 
 

@@ -185,16 +185,13 @@ sent == "".join(read)
 # dialogues make.
 
 # %%
-practice, _ = data.load("practice:300")
+practice, _ = data.load("practice:200")
 group = [row for row in practice if row["tools"] == practice[0]["tools"]]
 apart = list(convert.render_rows(group, "wire"))
 (pack,) = convert.packed(apart, chars=10_000)
 print([tool["function"]["name"] for tool in group[0]["tools"]], len(apart), "rows")
 
 # %% [markdown]
-# Some names look odd: in most groups names are random, so that the model has to read what a tool
-# does.
-#
 # In a pack the tokens that all rows share stand once, the *prefix*; then a *branch* for each row.
 # **Expect** far fewer tokens, and just as many in the loss.
 
@@ -244,9 +241,7 @@ difference = losses(pack) - torch.cat([losses(row) for row in apart])
 len(difference), difference.abs().max().item()
 
 # %% [markdown]
-# `helpers/swift_plugin.py` teaches ms-swift to read packs. A profile asks for them with one word,
-# `pack`, the number of characters that a pack may hold beside its prompt. The laptop profile does
-# not yet.
+# `helpers/swift_plugin.py` teaches ms-swift to read packs; lesson 04 says what they save.
 
 # %% [markdown]
 # ## Checkpoint
