@@ -1,8 +1,9 @@
 """Metrics of an episode, and scores of every checkpoint of a run.
 
 An episode succeeds, as in the original recipe, if it makes exactly the right calls, repeats none,
-stops, and its answer has the facts of the results. `<run>/scores/step-000020.episodes.json` and
-`….bfcl.json` keep every reply as the model wrote it: each number can be computed from them again.
+stops, and its answer is faithful to the results, by the rule of `helpers.assets.judge`. The files
+`<run>/scores/step-000020.episodes.json` and `….bfcl.json` keep every reply as the model wrote it:
+each number can be computed from them again.
 """
 
 import ast
@@ -10,19 +11,23 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from helpers import agent, assets
 from helpers.agentfabric import STOP_WORDS, Call, first_request, parse_arguments, read_calls
 from helpers.assets import bfcl
-from helpers.assets.judge import DENIALS, read_value
-from helpers.convert import turns_of
+from helpers.assets.judge import count, fault, leaves, read_value
+from helpers.convert import Turn, trace_text, turns_of
 from helpers.model import Model
 from helpers.profiles import Profile
 from helpers.train import Checkpoint, Run
@@ -31,7 +36,8 @@ from helpers.train import Checkpoint, Run
 @dataclass(frozen=True)
 class Case:
     """A held-out question. calls: gold ({"name", "arguments"}, result text) pairs in order; none
-    where no tool is needed. facts: values that the answer has to state. answer: the gold answer."""
+    where no tool is needed. facts: values that the answer has to state. answer: the gold answer.
+    history: messages of the user turns before, as `convert.requests_of` makes them."""
 
     id: str
     tools: list
@@ -39,6 +45,7 @@ class Case:
     calls: tuple
     facts: tuple
     answer: str
+    history: tuple = ()
 
     @property
     def schemas(self) -> dict[str, dict]:
@@ -47,26 +54,23 @@ class Case:
 
 
 def case_of(row: dict) -> Case:
-    """The case that a canonical row with one user turn makes."""
-    (turn,) = turns_of(row)
-    return Case(row["id"], row["tools"], turn.query, turn.calls, marked_facts(turn), turn.answer)
+    """The case that a canonical row makes: its last user turn, after the earlier ones."""
+    *earlier, turn = turns_of(row)
+    history = []
+    for one in earlier:
+        history.append({"role": "user", "content": one.query})
+        history.append({"role": "assistant", "content": trace_text(one)})
+    facts = marked_facts(turn)
+    return Case(row["id"], row["tools"], turn.query, turn.calls, facts, turn.answer, tuple(history))
 
 
 def marked_facts(turn, most: int = 3) -> tuple[str, ...]:
     """At most `most` values of a turn's results that its gold answer states and its question does
     not: only who reads the results can know them."""
     results = [read_value(result, parse_arguments, ast.literal_eval) for _, result in turn.calls]
-    known = {value for value in _leaves(results) if value in turn.answer}
-    known = {value for value in known if value not in turn.query and len(value) > 1}
+    known = {value for _, value in leaves(results) if count(turn.answer, value)}
+    known = {value for value in known if value in turn.answer and not count(turn.query, value)}
     return tuple(sorted(known, key=turn.answer.index)[:most])
-
-
-def _leaves(value: object) -> Iterator[str]:
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(one)
-    elif not isinstance(value, bool | None):
-        yield str(value)
 
 
 def case_tools(case: Case) -> Callable[[Call], str]:
@@ -106,16 +110,14 @@ def argument_f1(given: dict, gold: dict) -> float:
 
 
 def carries(answer: str, case: Case) -> bool:
-    """Whether an answer states every fact, and denies no more than the gold answer does."""
-    gold = case.answer.casefold()
-    denies = any(word in answer.casefold() and word not in gold for word in DENIALS)
-    return all(fact in answer for fact in case.facts) and not denies
+    """Whether an answer is faithful to a case: the rule is `helpers.assets.judge`."""
+    return not fault(answer, case)
 
 
 def judge(case: Case, transcript: list[agent.Step]) -> dict:
     """Every metric of an episode: booleans, a float (argument_f1), None where it does not apply.
-    success is asked of cases that need a tool, no_tool_accuracy of the others. Never pool the two:
-    a model that never calls has the latter right."""
+    success is asked of cases that need a tool, no_call of the others. Never pool the two: a model
+    that never calls has the latter right."""
     calls = [step.call for step in transcript if step.kind == "call"]
     read = [read_value(call.arguments, parse_arguments) for call in calls]
     gold, schemas, last = [call for call, _ in case.calls], case.schemas, transcript[-1]
@@ -148,9 +150,33 @@ def judge(case: Case, transcript: list[agent.Step]) -> dict:
         "clean_stop": stopped,
         "repeated_call": repeated,
         "wrote_observation": any(STOP_WORDS[0] in step.raw for step in transcript),
-        "faithful_answer": faithful if gold and calls and case.facts else None,
-        "no_tool_accuracy": None if gold else not calls and stopped,
+        "faithful_answer": faithful if gold and calls else None,
+        "full_call_no_arguments": exact if gold and not any(g["arguments"] for g in gold) else None,
+        "no_call": None if gold else not calls,
     }
+
+
+def failure_kind(case: Case, transcript: list[agent.Step]) -> str:
+    """The first thing that went wrong in an episode, or "success": "no call" (none, or fewer than
+    due), "call not due", "unreadable" (a call that the runtime cannot read), "wrong tool", "wrong
+    arguments", "repeats or does not stop", "wrong answer". Without a call due, stopping is enough.
+    """
+    found = judge(case, transcript)
+    calls = [step.call for step in transcript if step.kind == "call"]
+    gold = [call for call, _ in case.calls]
+    read = [read_value(call.arguments, parse_arguments) for call in calls]
+    attempt = len(calls) < len(gold) and "Action:" in transcript[-1].raw
+    rest = list(zip(calls, read, gold))
+    checks = {
+        "call not due": calls and not gold,
+        "unreadable": attempt or found["json5"] is False,
+        "wrong tool": any(call.name != wanted["name"] for call, _, wanted in rest),
+        "wrong arguments": any(not same_value(args, one["arguments"]) for _, args, one in rest),
+        "no call": len(calls) < len(gold),
+        "repeats or does not stop": len(calls) > len(gold) or not found["clean_stop"],
+        "wrong answer": found["success"] is False,
+    }
+    return next((kind for kind, failed in checks.items() if failed), "success")
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -158,34 +184,123 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return tuple(binomtest(successes, n).proportion_ci(method="wilson")) if n else (0.0, 1.0)
 
 
-def summarise(metrics: list[dict]) -> dict[str, dict]:
+def clustered_interval(values: list[float], clusters: list[str]) -> tuple[float, float]:
+    """The 95 % interval of the mean of `values` where those of one cluster (the same gold tool)
+    succeed or fail together: percentiles over 2,000 resamples of whole clusters, with one seed.
+    (0, 1) for no values."""
+    if not values:
+        return 0.0, 1.0
+    _, index = np.unique(clusters, return_inverse=True)
+    sums, sizes = np.bincount(index, weights=np.array(values, float)), np.bincount(index)
+    picks = np.random.default_rng(0).integers(len(sizes), size=(2000, len(sizes)))
+    means = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
+    return tuple(float(end) for end in np.percentile(means, [2.5, 97.5]))
+
+
+def right_tool_by_offered(cases: list[Case], episodes: list[dict]) -> list[dict]:
+    """How often the first call names the right tool, by how many tools were offered: rows
+    {"offered", "n", "rate", "low", "high", "chance"} of the bins that hold a case with a call due.
+    chance: the mean of 1 / number of tools, what calling any of them would reach."""
+    offered, rows = {case.id: len(case.tools) for case in cases}, []
+    for first, last in ((1, 1), (2, 2), (3, 4), (5, 8)):
+        part = [one for one in episodes if first <= offered[one["id"]] <= last]
+        part = [one for one in part if one["metrics"]["tool_name"] is not None]
+        if n := len(part):
+            k = sum(one["metrics"]["tool_name"] for one in part)
+            chance = sum(1 / offered[one["id"]] for one in part) / n
+            low, high = wilson(k, n)
+            name = str(first) if first == last else f"{first}-{last}"
+            rows.append({"offered": name, "n": n, "rate": k / n, "low": low, "high": high})
+            rows[-1]["chance"] = chance
+    return rows
+
+
+def judge_agreement(path: Path, part: str | None = None) -> dict:
+    """How the rule for answers agrees with a file of labels made by hand, of one "part" or all:
+    {"tp", "fp", "fn", "tn", "precision", "recall"}; positive is an answer that passes. A line holds
+    {"id", "source", "part", "query", "calls", "observations", "gold", "answer", "label", "why"}."""
+    table = Counter()
+    for line in assets.read_jsonl(path):
+        if part in (None, line["part"]):
+            turn = Turn(line["query"], line["calls"], line["gold"])
+            case = Case(line["id"], [], *turn[:2], marked_facts(turn), turn.answer)
+            table[carries(line["answer"], case), line["label"]] += 1
+    tp, fp, fn, tn = (table[key] for key in ((1, 1), (1, 0), (0, 1), (0, 0)))
+    shares = {"precision": tp / max(tp + fp, 1), "recall": tp / max(tp + fn, 1)}
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn} | shares
+
+
+def summarise(metrics: list[dict], clusters: list[str] | None = None) -> dict[str, dict]:
     """Metric → {"n", "rate"} over the episodes to which it applies; for booleans also {"k", "low",
-    "high"}: how many are true, and the interval of their share."""
+    "high"}: how many are true, and the 95 % interval of their share: Wilson's, and where `clusters`
+    says which episodes belong together, as wide as `clustered_interval` if that is wider."""
     summary = {}
     for metric in metrics[0] if metrics else ():
-        values = [one[metric] for one in metrics if one[metric] is not None]
+        kept = [at for at, one in enumerate(metrics) if one[metric] is not None]
+        values = [metrics[at][metric] for at in kept]
         k, n = sum(values), len(values)
         summary[metric] = {"n": n, "rate": k / n if n else None}
         if values and all(isinstance(value, bool) for value in values):
             low, high = wilson(k, n)
+            if clusters:
+                left, right = clustered_interval(values, [clusters[at] for at in kept])
+                low, high = min(low, left), max(high, right)
             summary[metric] |= {"k": k, "low": low, "high": high}
     return summary
 
 
-def score_episodes(rows, profile: Profile, model: Model, checkpoint: Checkpoint) -> list[dict]:
-    """One episode with each of the held-out `rows`: [{"id", "metrics", "transcript"}]."""
+def score_episodes(
+    rows,
+    profile: Profile,
+    model: Model,
+    checkpoint: Checkpoint,
+    *,
+    turns=None,
+    grammar=False,
+    **more,
+) -> list[dict]:
+    """One episode with each of the held-out `rows`: [{"id", "cluster", "metrics", "transcript"}].
+    turns: requests before an episode ends; None: two more than the gold calls need (who is still
+    going then has failed either way). grammar: hold replies to the tools (`Model.ask`). more: parts
+    of the prompt. cluster: the tool that is due, or the tools offered where none is."""
     cases = [case_of(row) for row in rows]
-    # two requests more than the gold calls need: one that is still going then has failed either way
-    loops = [agent.episode(one.tools, one.query, max_turns=len(one.calls) + 2) for one in cases]
-    episodes = zip(loops, map(case_tools, cases))
-    transcripts = agent.run_batch(episodes, lambda requests: model.ask(requests, checkpoint.path))
+    if turns == 1:  # then the first call is judged
+        cases = [replace(case, calls=case.calls[:1]) for case in cases]
+    loops, offered = [], {}
+    for one in cases:
+        parts = {"history": one.history, **more}
+        most = turns or len(one.calls) + 2
+        loops.append(agent.episode(one.tools, one.query, max_turns=most, **parts))
+        system = first_request(one.tools, one.query, **parts)[0]["content"]
+        offered[system] = one.tools
+
+    def ask(requests):
+        held = [offered[request[0]["content"]] for request in requests] if grammar else None
+        return model.ask(requests, checkpoint.path, grammar=held)
+
+    transcripts = agent.run_batch(zip(loops, map(case_tools, cases)), ask)
     scores = []
     for case, transcript in zip(cases, transcripts):
         kept = [asdict(step) for step in transcript]
         for step in kept:
             del step["messages"]
-        scores.append({"id": case.id, "metrics": judge(case, transcript), "transcript": kept})
+        cluster = case.calls[0][0]["name"] if case.calls else ", ".join(sorted(case.schemas))
+        score = {"id": case.id, "cluster": cluster, "metrics": judge(case, transcript)}
+        scores.append({**score, "transcript": kept})
     return scores
+
+
+# What a baseline without training may read in its instruction; the tool is none of the data sets'.
+EXAMPLES = """You are a helpful assistant. Two examples of good replies:
+
+User: When does the bakery on Mill Road open?
+Action: opening_hours
+Action Input: {"shop": "bakery", "street": "Mill Road"}
+Observation: <result>{"opens": "06:30"}</result>
+Answer: The bakery on Mill Road opens at 06:30.
+
+User: Thank you, that helps.
+Answer: You are welcome."""
 
 
 def step_of(kept: dict) -> agent.Step:
@@ -193,14 +308,18 @@ def step_of(kept: dict) -> agent.Step:
     return agent.Step(**kept | {"call": kept["call"] and Call(**kept["call"])})
 
 
-def score_bfcl(rows, profile, model, checkpoint, categories=bfcl.CATEGORIES[:2]) -> list[dict]:
+def score_bfcl(
+    rows, profile, model, checkpoint, categories=bfcl.CATEGORIES[:2], grammar=False
+) -> list[dict]:
     """BFCL's own cases in AgentFabric's prompt, first reply only, judged by BFCL's own checker:
-    [{"id", "category", "reply", "valid", "error"}]. (`rows` are not used.)"""
+    [{"id", "category", "reply", "valid", "error"}]. grammar: as in `score_episodes`. (`rows` are
+    not used.)"""
     cases = bfcl.load_cases(categories, n=profile.bfcl, max_chars=profile.max_chars)
     requests = [first_request(case["tools"], case["query"]) for case in cases]
+    held = [case["tools"] for case in cases] if grammar else None
     return [
         {"id": case["id"], "category": case["category"], "reply": reply, **checked(case, reply)}
-        for case, reply in zip(cases, model.ask(requests, checkpoint.path))
+        for case, reply in zip(cases, model.ask(requests, checkpoint.path, grammar=held))
     ]
 
 
@@ -215,21 +334,35 @@ def checked(case: dict, reply: str) -> dict:
     return {"valid": valid, "error": error}
 
 
-SCORERS = {"episodes": score_episodes, "bfcl": score_bfcl}
+# What is asked of every checkpoint: the development cases' first calls, which is quick.
+SCORERS = {"dev": partial(score_episodes, turns=1)}
+# What is asked of the base model and the last checkpoint: as they are, and under a grammar.
+WHOLE = {"episodes": score_episodes, "bfcl": score_bfcl}
+WHOLE |= {f"{kind}_grammar": partial(scorer, grammar=True) for kind, scorer in WHOLE.items()}
+# What else the base model can do without training: with examples in the prompt.
+BASELINES = {"episodes_examples": partial(score_episodes, instruction=EXAMPLES)}
 
 
-def score_run(run: Run, profile: Profile, scorers=SCORERS, workers=None) -> list[dict]:
-    """The scores of every checkpoint, as `kept_scores` returns them. Each part is kept as soon as
-    it is done, and what is kept is not scored again. workers: processes side by side (an int); by
-    default two on a CPU, one for few cases or on a GPU."""
+def score_run(run: Run, profile: Profile, scorers=None, workers=None) -> list[dict]:
+    """The scores of a run's checkpoints, as `kept_scores` returns them. Each part is kept as soon
+    as it is done, and what is kept is not scored again. scorers: name → function that is asked of
+    every checkpoint; None: those of SCORERS, WHOLE and BASELINES; then what the kit's record holds
+    of the base model is taken from there. workers: processes side by side (an int); by default two
+    on a CPU, one for few cases or on a GPU."""
+    if not scorers:
+        _take_base_scores(run, profile)
     # a small model's matrices are too small for many threads: two processes of few are faster
     cores, alone = os.cpu_count() or 1, profile.cases < 20 or profile.device != "cpu"
     workers = workers or (1 if alone else min(2, cores))
-    jobs, rows = [], run.cases
+    jobs, rows, ends = [], {"dev": run.dev}, (run.checkpoints[0], run.checkpoints[-1])
     for checkpoint in run.checkpoints:
-        for kind, scorer in scorers.items():
+        asked = scorers or SCORERS | (WHOLE if checkpoint in ends else {})
+        asked = asked if scorers or checkpoint.step else asked | BASELINES
+        for kind, scorer in asked.items():
             path = run.path / "scores" / f"step-{checkpoint.step:06d}.{kind}.json"
-            jobs.append((path, scorer, rows, profile, checkpoint, cores // workers or 1))
+            judged = rows.get(kind, run.cases)
+            jobs.append((path, scorer, judged, profile, checkpoint, cores // workers or 1))
+    jobs.sort(key=lambda job: job[1] in SCORERS.values())  # the longest first
     missing = [job for job in jobs if not job[0].exists()]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn) if workers > 1 and missing else nullcontext() as pool:
@@ -237,6 +370,25 @@ def score_run(run: Run, profile: Profile, scorers=SCORERS, workers=None) -> list
         list(tqdm(done, "scoring", len(missing), unit="part", disable=not missing))
     print(f"Scored {len(missing)} parts, reused {len(jobs) - len(missing)}.")
     return kept_scores(run)
+
+
+def _take_base_scores(run: Run, profile: Profile) -> None:
+    """Copy the base model's scores from data/runs/<profile> where they were made with the same
+    model, cases and limits: training does not change them, and they would take minutes."""
+    record = Run(assets.ROOT / "data" / "runs" / profile.name)
+    if not (record.finished and run.finished):
+        return
+    one, other = record.manifest(), run.manifest()
+    same = ("model", "bfcl", "max_chars", "max_new_tokens")
+    if any(one["profile"].get(key) != other["profile"][key] for key in same):
+        return
+    if any(one["data_sha256"].get(key) != other["data_sha256"][key] for key in ("dev", "cases")):
+        return
+    for path in record.path.glob("scores/step-000000.*.json"):
+        kept = run.path / "scores" / path.name
+        if not kept.exists():
+            with assets.whole_file(kept) as part:
+                part.write_text(path.read_text("utf-8"), "utf-8")
 
 
 _MODEL: dict[str, Model] = {}  # the latest one of this process: loading takes seconds
@@ -255,7 +407,7 @@ def _score(job: tuple) -> None:
 
 
 def kept_scores(run: Run) -> list[dict]:
-    """The scores in a run folder or its record: [{"step", "episodes", "bfcl", …}], by step."""
+    """The scores in a run folder or its record: [{"step", "dev", "episodes", …}], by step."""
     scores = {}
     for path in sorted(run.path.glob("scores/step-*.json")):
         step, kind = re.fullmatch(r"step-(\d+)\.(\w+)\.json", path.name).groups()

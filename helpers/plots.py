@@ -1,5 +1,6 @@
 """Figures and tables. Each follows only from what it is handed or what is on disk."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,14 +16,20 @@ from helpers.evaluate import summarise
 COLOURS = {"episode": "#0072B2", "bfcl": "#D55E00", "token": "#009E73", "loss": "#555555"}
 SHOWN = {  # metric → its name in tables
     "success": "success rate",
-    "called": "called a tool",
+    "called": "called a tool where one is due",
     "tool_name": "right tool",
     "full_call": "exact call(s)",
+    "full_call_no_arguments": "exact calls without arguments",
     "faithful_answer": "faithful answer",
-    "no_tool_accuracy": "no call where none is due",
+    "no_call": "no call where none is due",
     "clean_stop": "clean stop",
     "repeated_call": "repeated a call",
-    "bfcl": "BFCL, its own checker",
+}
+BFCL = {"simple_python": "BFCL simple_python", "multiple": "BFCL multiple"}
+COLUMNS = {  # ending of a kind of score → its name in tables
+    "": "{model}",
+    "_examples": "{model}, two examples",
+    "_grammar": "{model}, grammar",
 }
 CJK = "Noto Sans CJK SC|Noto Sans SC|Source Han Sans SC|WenQuanYi Micro Hei|WenQuanYi Zen Hei|"
 CJK += "PingFang SC|Hiragino Sans GB|Microsoft YaHei|SimHei|Noto Sans CJK JP"
@@ -53,17 +60,20 @@ def training_frame(log: list[dict]) -> pd.DataFrame:
     return frame.groupby(steps.rename("step")).first()
 
 
-def live() -> Callable[[list[dict]], None]:
-    """A callback for `finetune(watch=…)`: the training curve, drawn again as the log grows."""
+def live(pause: float = 15) -> Callable[[list[dict]], None]:
+    """A callback for `finetune(watch=…)`: the training curve, drawn again as the log grows. Drawing
+    takes a core from the training, so between two pictures are at least `pause` seconds; the end
+    of the training is drawn in any case."""
     from IPython.display import display
 
     handle = display("waiting for ms-swift, which takes about 20 s to start …", display_id=True)
-    seen = 0
+    seen, drawn = 0, -pause
 
     def watch(log: list[dict]) -> None:
-        nonlocal seen
-        if len(log) > seen:
-            seen, figure = len(log), training_curve(log)
+        nonlocal seen, drawn
+        over = "train_runtime" in log[-1] if log else False
+        if len(log) > seen and (over or time.monotonic() - drawn >= pause):
+            seen, drawn, figure = len(log), time.monotonic(), training_curve(log)
             handle.update(figure)
             plt.close(figure)
 
@@ -91,54 +101,74 @@ def training_curve(log: list[dict]) -> plt.Figure:
     return figure
 
 
-def score_frame(scores: list[dict]) -> pd.DataFrame:
+def score_frame(scores: list[dict], kind: str = "episodes") -> pd.DataFrame:
     """`evaluate.kept_scores` as a frame, a line for each step and metric: n, k, rate, low, high
-    (95 % Wilson interval). The metric "bfcl" is BFCL's own verdict."""
+    (95 % intervals, see `evaluate.summarise`). kind: "episodes", "dev" (first calls), … The metrics
+    of BFCL are its own checker's verdicts, by category."""
     lines = []
-    for score in scores:
-        summary = summarise([one["metrics"] for one in score["episodes"]])
-        valid = [{"bfcl": case["valid"]} for case in score["bfcl"]]
-        for metric, values in (summary | summarise(valid)).items():
+    for score in (one for one in scores if kind in one):
+        clusters = [one.get("cluster") for one in score[kind]]
+        clusters = clusters if all(clusters) else None
+        found = summarise([one["metrics"] for one in score[kind]], clusters)
+        bfcl = score.get(kind.replace("episodes", "bfcl"), ()) if "episodes" in kind else ()
+        for category in BFCL if bfcl else ():
+            valid = [one["valid"] for one in bfcl if one["category"] == category]
+            found |= summarise([{category: one} for one in valid])
+        for metric, values in found.items():
             lines.append({"step": score["step"], "metric": metric, **values})
     return pd.DataFrame(lines)
 
 
 def comparison(scores: list[dict]) -> pd.DataFrame:
-    """Base model beside last checkpoint: each metric of SHOWN with 95 % Wilson interval and n."""
-    table = {}
-    for column, score in {"base": scores[0], "tuned, step {step}": scores[-1]}.items():
-        lines = score_frame([score]).set_index("metric").loc[list(SHOWN)]
-        table[column.format(**score)] = [
-            f"{one.rate:.0%} [{one.low:.0%}, {one.high:.0%}] n={one.n}" if one.n else "–"
-            for one in lines.itertuples()
-        ]
-    return pd.DataFrame(table, index=SHOWN.values())
+    """Base model and its baselines beside the last checkpoint: each metric of SHOWN, and BFCL, with
+    95 % interval and n."""
+    table, names = {}, SHOWN | BFCL
+    for model, score in {"base": scores[0], "tuned": scores[-1]}.items():
+        for ending, name in COLUMNS.items():
+            if (kind := f"episodes{ending}") in score:
+                lines = score_frame([score], kind).set_index("metric").reindex(list(names))
+                table[name.format(model=model)] = [
+                    f"{one.rate:.0%} [{one.low:.0%}, {one.high:.0%}] n={one.n:.0f}"
+                    if one.n > 0
+                    else "–"
+                    for one in lines.itertuples()
+                ]
+    return pd.DataFrame(table, index=names.values())
 
 
 def caption(manifest: dict) -> str:
     """A run in one line: model, format, number format, hardware, rows, seed, n."""
     profile, machine = manifest["profile"], manifest["hardware"]
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
-    source = "synthetic" if profile["source"].startswith("authored") else profile["source"]
+    authored = profile["source"].startswith(("authored", "practice"))
+    source = "synthetic" if authored else profile["source"]
     size = f"{profile['train_rows']} {source} rows, seed {profile['seed']}"
     model = f"{manifest['model']}, {profile['format']} format, {manifest['number_format']}"
-    return f"{model}; {where}; {size}; n = {profile['cases']} cases; 95 % Wilson intervals"
+    return f"{model}; {where}; {size}; n = {profile['cases']} cases; 95 % intervals"
 
 
 def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> plt.Figure:
-    """Token accuracy, success rate and BFCL by step (0: the base model); bars: 95 % Wilson."""
-    frame = score_frame(scores).set_index("metric")
-    figure, (first, *others) = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
-    first.plot(training_frame(log)["eval_token_acc"].dropna(), "o-", color=COLOURS["token"])
-    first.set(title="token accuracy\n(teacher-forced, held-out tools)", ylabel="share")
-    names = {"success": "success rate\n(held-out tools)"}
-    names["bfcl"] = "BFCL simple_python, multiple\n(its own checker)"
-    for axis, (metric, name), colour in zip(others, names.items(), ("episode", "bfcl")):
-        part = frame.loc[metric].astype(float)
+    """By step (0: the base model): token accuracy, and of the first calls on development cases how
+    often the tool is right, the call is exact, and none is made where none is due; the success rate
+    on test cases at both ends. Bars: 95 % intervals."""
+    first, whole = (score_frame(scores, kind).set_index("metric") for kind in ("dev", "episodes"))
+    panels = {
+        "right tool\n(first call, development cases)": (first, "tool_name"),
+        "exact call\n(first call, development cases)": (first, "full_call"),
+        "no call where none is due\n(development cases)": (first, "no_call"),
+        "success rate\n(whole episodes, test cases)": (whole, "success"),
+    }
+    figure, (tokens, *others) = plt.subplots(1, 5, figsize=(15, 3.2), sharey=True)
+    tokens.plot(training_frame(log)["eval_token_acc"].dropna(), "o-", color=COLOURS["token"])
+    tokens.set(title="token accuracy\n(teacher-forced, held-out tools)", ylabel="share")
+    for axis, (name, (frame, metric)) in zip(others, panels.items()):
+        part = frame.loc[[metric]].astype(float)
         bars = [(part.rate - part.low).clip(lower=0), (part.high - part.rate).clip(lower=0)]
-        axis.errorbar(part.step, part.rate, bars, fmt="o-", capsize=3, color=COLOURS[colour])
+        colour = COLOURS["episode" if frame is whole else "bfcl"]
+        axis.errorbar(part.step, part.rate, bars, fmt="o-", capsize=3, color=colour)
         axis.set_title(f"{name}, n = {part.n.iloc[0]:.0f}")
-    for axis in (first, *others):
+    for axis in (tokens, *others):
+        axis.title.set_fontsize(9)
         axis.set(xlabel="optimizer step", ylim=(-0.03, 1.03))
     figure.suptitle(title, fontsize=9)
     figure.tight_layout()

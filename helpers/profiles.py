@@ -38,16 +38,16 @@ ORIGINAL_RECIPE = {
 LAPTOP_CHANGES = {
     "lora_rank": (16, "a small model has narrow layers; twice the rank costs nothing here"),
     "num_train_epochs": (1, "with so few steps, new rows teach more than repeated ones"),
-    "max_length": (768, "the prompts of this profile are short; longer rows cost minutes"),
-    "per_device_train_batch_size": (1, "few rows teach more in many small steps"),
-    "gradient_accumulation_steps": (1, "the same reason: one step after every row"),
+    "max_length": (4096, "a row is a pack of many dialogues; longer ones cost too much at once"),
+    "per_device_train_batch_size": (1, "a pack is a batch: some five exchanges with one prompt"),
+    "gradient_accumulation_steps": (1, "few packs teach more in many small steps"),
     "gradient_checkpointing": (False, "it saves memory that is not needed here, and takes time"),
     "lora_dropout": (0.0, "each row is seen once, so there is little to overfit"),
-    "learning_rate": (1e-3, "there are few steps, so each is larger: 20 times the original rate"),
+    "learning_rate": (8e-4, "there are few steps, so each is larger: 16 times the original rate"),
     "max_grad_norm": (1.0, "the default of ms-swift; 0.5 would slow down the first steps"),
     "warmup_ratio": (0.1, "a high rate needs a few smaller steps first"),
-    "eval_steps": (88, "twice in 176 steps, each time with a checkpoint to score"),
-    "save_steps": (88, "the same reason"),
+    "eval_steps": (13, "token accuracy at the same points as the scores of lesson 05"),
+    "save_steps": (13, "a point of the curve: each of these checkpoints is scored"),
     "logging_steps": (1, "every step is a point on the live curve"),
 }
 
@@ -67,9 +67,10 @@ class Profile:
     source: str = "authored"  # a name or file for `assets.dataset_file`
     languages: tuple = ("en", "zh")
     format: str = "wire"  # of the training rows, see `convert.FORMATS`
-    pack: int = 0  # characters of dialogues that share a prompt as one sequence; 0: no packs
     eval_rows: int = 200  # held-out rows for the token accuracy
-    cases: int = 400  # held-out episodes that score each checkpoint
+    pack: int = 0  # characters of dialogues that share a prompt as one sequence; 0: no packs
+    dev: int = 48  # held-out first calls that score every checkpoint; to choose with
+    cases: int = 400  # held-out episodes that score the base model and the last checkpoint
     bfcl: int = 400  # BFCL questions that score it, too
     max_tools: int = 12  # a row with more tools or characters is not used
     max_chars: int = 100_000
@@ -79,7 +80,7 @@ class Profile:
 
 
 _LAPTOP = ORIGINAL_RECIPE | {setting: value for setting, (value, _) in LAPTOP_CHANGES.items()}
-_SMOKE = {"max_length": 2048, "per_device_train_batch_size": 2, "save_steps": 2, "eval_steps": 2}
+_SMOKE = {"per_device_train_batch_size": 2, "save_steps": 2, "eval_steps": 2}
 _GPU = {"max_length": 4096, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
 _GPU |= {"learning_rate": 2e-4, "num_train_epochs": 1}
 LAPTOP = Profile(
@@ -88,14 +89,16 @@ LAPTOP = Profile(
     model_type="llama",
     template="chatml",
     recipe=_LAPTOP,
+    source="practice:200",
     languages=("en",),
-    train_rows=176,
-    eval_rows=12,
-    cases=40,
-    bfcl=40,
-    max_tools=2,
-    max_chars=1200,
-    max_new_tokens=48,
+    train_rows=600,
+    pack=6000,
+    eval_rows=8,
+    dev=24,
+    cases=120,
+    bfcl=80,
+    max_chars=6000,
+    max_new_tokens=64,
     batch_size=32,
 )
 SMOKE = Profile(
@@ -106,7 +109,9 @@ SMOKE = Profile(
     torch_dtype="float32",
     recipe=_LAPTOP | _SMOKE,
     train_rows=12,
+    pack=600,
     eval_rows=4,
+    dev=3,
     cases=4,
     bfcl=2,
     max_tools=3,

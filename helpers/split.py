@@ -15,7 +15,7 @@ from datasketch import MinHash, MinHashLSH
 from networkx.utils import UnionFind
 
 from helpers import data
-from helpers.agentfabric import calls_of, function_of, json_text, language_of
+from helpers.agentfabric import function_of, json_text, language_of
 from helpers.convert import packed, render_rows, turns_of
 from helpers.profiles import Profile
 
@@ -27,24 +27,27 @@ _NOISE = re.compile(r"[\W_]+")
 @dataclass(frozen=True)
 class Split:
     """Rows that train, rows held out, and rows used for neither: `mixed` ones offer tools of both
-    kinds, `similar` ones read like a held-out row."""
+    kinds, `similar` ones read like a held-out row. `dev` is held out, too: to choose with."""
 
     train: list
     heldout: list
     mixed: list
     similar: list
+    dev: list = ()
 
 
 def prepare_data(profile: Profile) -> dict[str, list[dict]]:
     """A profile's rows: {"train", "eval"} are training rows in its format (packs, if it packs),
-    {"cases"} canonical held-out rows of one user turn. No tool of "eval" or "cases" stands in a
-    prompt of "train"."""
+    {"dev", "cases"} canonical held-out rows: everything is chosen on "dev" and reported on "cases".
+    No tool of the other three stands in a prompt of "train"."""
     split = split_of(profile.source)
-    heldout = drawn(split.heldout, profile, CASES_SEED)
-    single = [row for row in heldout if len(turns_of(row)) == 1]
-    calling = [row for row in single if calls_of(row["messages"])]
-    silent = [row for row in single if not calls_of(row["messages"])]
-    few = profile.cases // 5  # one case in five needs no tool
+    test = drawn(split.heldout, profile, CASES_SEED)
+    if split.dev:
+        test, dev = by_prompt(test), by_prompt(drawn(split.dev, profile, CASES_SEED))
+    else:
+        test = [row for row in test if len(turns_of(row)) == 1]
+        dev = test[::-1]
+    cases = judged(test, profile.cases, silent=3 if split.dev else 5)
 
     def made(rows: list[dict], most: int) -> list[dict]:
         rows = by_prompt(rows) if profile.pack else rows
@@ -53,9 +56,18 @@ def prepare_data(profile: Profile) -> dict[str, list[dict]]:
 
     return {
         "train": made(drawn(split.train, profile, profile.seed), profile.train_rows),
-        "eval": made(single[::-1], profile.eval_rows),
-        "cases": calling[: profile.cases - few] + silent[:few],
+        "eval": made(dev, profile.eval_rows),
+        "dev": judged([row for row in dev if row not in cases], profile.dev, silent=3),
+        "cases": cases,
     }
+
+
+def judged(rows: list[dict], most: int, silent: int) -> list[dict]:
+    """The first `most` rows, those first that call in their last turn; one in `silent` does not."""
+    calling = [row for row in rows if turns_of(row)[-1].calls]
+    quiet = [row for row in rows if not turns_of(row)[-1].calls]
+    few = max(1, most // silent)
+    return calling[: most - few] + quiet[:few]
 
 
 def by_prompt(rows: list[dict]) -> list[dict]:
@@ -68,14 +80,14 @@ def by_prompt(rows: list[dict]) -> list[dict]:
 
 @lru_cache(maxsize=2)
 def split_of(source: str) -> Split:
-    """A data set, split by tool; kept, because every profile of one session splits the same. The
-    practice rows come split, by whole domains: `practice-test` is held out."""
+    """A data set, split by tool; kept, because every profile of one session splits the same.
+    The practice rows come split, by whole domains."""
     rows, _ = data.load(source)
     if not source.startswith("practice:"):
         return by_tool(rows)
     dev, test = (data.load(f"practice-{part}")[0] for part in ("dev", "test"))
     train, similar = drop_similar(rows, dev + test)
-    return Split(train=train, heldout=test, mixed=[], similar=similar)
+    return Split(train=train, heldout=test, dev=dev, mixed=[], similar=similar)
 
 
 def drawn(rows: list[dict], profile: Profile, seed: int) -> list[dict]:

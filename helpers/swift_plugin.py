@@ -9,7 +9,6 @@ are.
 
 import os.path
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -19,10 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # ms-swift impo
 from swift.agent_template import BaseAgentTemplate, agent_template_map
 from swift.loss_scale import ConfigLossScale, loss_scale_map
 from swift.template import TEMPLATE_MAPPING
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import helpers.assets.attention  # noqa: F401  registers "shared_prefix"
 from helpers import agentfabric
 from helpers.convert import split_pack
 
@@ -118,28 +115,6 @@ def visible(branches: list[int], length: int | None = None) -> torch.Tensor:
     return ((of[None] == 0) | (of[None] == of[:, None])).tril()
 
 
-def shared_prefix_attention(module, query, key, value, mask, starts=None, **options):
-    """PyTorch's attention (sdpa), but no branch is compared with the others only to be masked.
-    The cost of a long pack then grows with its length, not with the square of it.
-
-    query, key, value: (batch, heads, tokens, width). starts: where each branch begins; without it
-    (other rows, several packs at once) this is sdpa.
-    """
-    if not starts:
-        return sdpa_attention_forward(module, query, key, value, mask, **options)
-    prefix, parts = starts[0], []
-    for start, end in pairwise([0, *starts, query.shape[2]]):
-        seen = [slice(start, end)] if start == 0 else [slice(prefix), slice(start, end)]
-        keys, values = (torch.cat([one[:, :, s] for s in seen], 2) for one in (key, value))
-        own = torch.cat([mask[:, :, start:end, s] for s in seen], 3)
-        parts.append(
-            sdpa_attention_forward(module, query[:, :, start:end], keys, values, own, **options)[0]
-        )
-    return torch.cat(parts, 1), None
-
-
-ALL_ATTENTION_FUNCTIONS.register("shared_prefix", shared_prefix_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register("shared_prefix", sdpa_mask)
 for _name in ("chatml", "qwen", "qwen3"):  # the chat templates of the profiles
     _meta = TEMPLATE_MAPPING[_name]
     _meta.template_cls = type("SharedPrefixTemplate", (SharedPrefix, _meta.template_cls), {})

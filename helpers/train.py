@@ -1,8 +1,8 @@
 """A recipe → `swift sft` in a child process → a run folder, `<root>/<name>/`.
 
-Written first: profile.json; no other profile can use the folder. Then data/ (train, eval, cases),
-recipe.yaml (`swift sft recipe.yaml` repeats it by hand), swift/ (ms-swift's own), train.log (what
-it printed). Last: manifest.json: how the run was made, and that it is finished.
+Written first: profile.json; no other profile can use the folder. Then data/ (train, eval, dev,
+cases), recipe.yaml (`swift sft recipe.yaml` repeats it by hand), swift/ (ms-swift's own), train.log
+(what it printed). Last: manifest.json: how the run was made, and that it is finished.
 """
 
 import json
@@ -50,8 +50,13 @@ class Run:
 
     @property
     def cases(self) -> list[dict]:
-        """The held-out canonical rows that score this run."""
+        """The held-out canonical rows that this run reports on."""
         return assets.read_jsonl(self.path / "data" / "cases.jsonl")
+
+    @property
+    def dev(self) -> list[dict]:
+        """Other held-out rows: what is chosen is chosen by them."""
+        return assets.read_jsonl(self.path / "data" / "dev.jsonl")
 
     def manifest(self) -> dict:
         """How a finished run was made."""
@@ -72,9 +77,21 @@ def recipe_of(profile: Profile) -> dict:
     names |= {"agent_template": form.agent_template, "loss_scale": form.loss_scale}
     names["torch_dtype"] = dtype_of(profile)
     names |= {"attn_impl": "shared_prefix"} if profile.pack else {}  # see swift_plugin
-    cpu = {"use_cpu": True, "dataloader_num_workers": 0} if profile.device == "cpu" else {}
+    cpu = {"use_cpu": True, "dataloader_num_workers": 0}
+    # LoRA's matrices in the model's number format, without autocast: casting to and fro takes a
+    # fifth of a step
+    cpu |= {"lora_dtype": names["torch_dtype"], "bf16": False}
+    cpu = cpu if profile.device == "cpu" else {}
     seeds = {"seed": profile.seed, "data_seed": profile.seed}
-    return {**names, **profile.recipe, **cpu, **seeds, "eval_on_start": True, "report_to": "none"}
+    # check_model asks ModelScope's hub about the folder, which has been checked by sha256
+    always = {"eval_on_start": True, "check_model": False, "report_to": "none"}
+    return {
+        **names,
+        **profile.recipe,
+        **(cpu if profile.device == "cpu" else {}),
+        **seeds,
+        **always,
+    }
 
 
 def open_run(profile: Profile, name: str | None = None, root: str | Path = "runs") -> Run:
@@ -105,7 +122,7 @@ def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs")
     """Train the profile's recipe in the folder `<root>/<name or profile.name>` of the repository.
     A finished run is only opened; an interrupted one goes on from its last checkpoint.
 
-    data: {"train", "eval", "cases"}: lists of rows; None takes those of `split.prepare_data`.
+    data: {"train", "eval", "cases"}, perhaps "dev": rows; None takes those of `split.prepare_data`.
     watch: called about once a second with all log records, to draw a live curve for example.
     Raises KitError: the folder holds another run, or is in use; model, data or GPU cannot be had;
     ms-swift failed (the message names the log).
@@ -153,12 +170,13 @@ def finetune(profile: Profile, name=None, *, data=None, watch=None, root="runs")
 
 def _data_files(run: Run, profile: Profile, data: dict | None) -> dict[str, Path]:
     """The run's data files; written once, so that a resumed run goes on with the same rows."""
-    files = {name: run.path / "data" / f"{name}.jsonl" for name in ("train", "eval", "cases")}
+    names = ("train", "eval", "dev", "cases")
+    files = {name: run.path / "data" / f"{name}.jsonl" for name in names}
     if not all(path.exists() for path in files.values()):
         data = data or prepare_data(profile)
         for name, path in files.items():
-            assets.write_jsonl(path, data[name])
-    if data and any(assets.read_jsonl(path) != data[name] for name, path in files.items()):
+            assets.write_jsonl(path, data.get(name, []))
+    if data and any(assets.read_jsonl(path) != data.get(name, []) for name, path in files.items()):
         raise assets.KitError(f"{run.path} was begun with other data: give this run another name.")
     return files
 

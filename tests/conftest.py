@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"  # genuine rows and requests; not in this repository
 
 os.environ.setdefault("MPLBACKEND", "agg")
+# Two test workers share two cores: a thread that waits sleeps, instead of keeping the other's core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 settings.register_profile("kit", deadline=None)  # a busy machine is no failure
 settings.load_profile("kit")

@@ -1,16 +1,11 @@
 """The rule for answers: examples by hand, gold answers, and its agreement with labels by hand."""
 
-import ast
-from collections import Counter
-from types import SimpleNamespace
-
-import json5
 import pytest
 from conftest import ROOT
 
-from helpers import assets, data
+from helpers import data, evaluate
 from helpers.assets import judge
-from helpers.convert import Turn, turns_of
+from helpers.convert import Turn
 
 LABELS = ROOT / "data" / "judge_labels.jsonl"
 FEE = ("A saxophone teacher?", {}, '{"teacher": "Amira Said", "hourly_fee": 25}')
@@ -71,17 +66,9 @@ ANSWERS = [
 ]
 
 
-def asked(turn, history=(), most=3):
-    """What the rule reads of a case; facts: values that only the results can tell."""
-    results = [judge.read_value(result, json5.loads, ast.literal_eval) for _, result in turn.calls]
-    known = {value for _, value in judge.leaves(results) if judge.count(turn.answer, value)}
-    known = {one for one in known if one in turn.answer and not judge.count(turn.query, one)}
-    facts = tuple(sorted(known, key=turn.answer.index)[:most])
-    return SimpleNamespace(**turn._asdict(), facts=facts, history=history)
-
-
-def case_of(query, arguments, result, gold, history=()):
-    return asked(Turn(query, [({"name": "tool", "arguments": arguments}, result)], gold), history)
+def case_of(query, arguments, result, gold):
+    turn = Turn(query, [({"name": "tool", "arguments": arguments}, result)], gold)
+    return evaluate.Case("", [], query, turn.calls, evaluate.marked_facts(turn), gold)
 
 
 @pytest.mark.parametrize("case, answer, fault", ANSWERS)
@@ -93,14 +80,14 @@ def test_what_an_earlier_turn_said_is_not_invented():
     case = case_of(*DONE)
     assert judge.fault("The light of Paul is switched on.", case) == "invented"
     earlier = ({"role": "user", "content": "I am Paul."},)
-    case = case_of(*DONE, history=earlier)
+    case = evaluate.Case(*[getattr(case, key) for key in case.__match_args__[:-1]], earlier)
     assert judge.fault("The light of Paul is switched on.", case) == ""
 
 
 def test_every_gold_answer_passes_and_most_with_swapped_facts_do_not():
     swapped = []
     for row in data.load("authored")[0][::4]:
-        case = asked(turns_of(row)[0])
+        case = evaluate.case_of(row)
         if case.calls:
             assert judge.fault(case.answer, case) == "", case
         if case.calls and len(case.facts) > 1:
@@ -111,13 +98,10 @@ def test_every_gold_answer_passes_and_most_with_swapped_facts_do_not():
 
 
 def test_the_rule_agrees_with_labels_made_by_hand():
-    counts = {"tune": Counter(), "test": Counter()}
-    for line in assets.read_jsonl(LABELS):
-        case = asked(Turn(line["query"], line["calls"], line["gold"]))
-        passes = not judge.fault(line["answer"], case)
-        counts[line["part"]][passes, line["label"]] += 1
-    outcomes = ((True, True), (True, False), (False, True), (False, False))
-    found = {part: [table[outcome] for outcome in outcomes] for part, table in counts.items()}
-    assert found == {"tune": [24, 1, 18, 86], "test": [5, 0, 7, 44]}
-    passed, wrong, missed, _ = map(sum, zip(*found.values()))
-    assert passed / (passed + wrong) >= 0.95 and round(passed / (passed + missed), 2) == 0.54
+    counts = {}
+    for part in ("tune", "test"):
+        found = evaluate.judge_agreement(LABELS, part)
+        counts[part] = [found[key] for key in ("tp", "fp", "fn", "tn")]
+    assert counts == {"tune": [24, 1, 18, 86], "test": [5, 0, 7, 44]}
+    both = evaluate.judge_agreement(LABELS)
+    assert both["precision"] >= 0.95 and round(both["recall"], 2) == 0.54

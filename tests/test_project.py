@@ -114,9 +114,9 @@ def test_nothing_imports_authoring_or_a_lesson():
 def test_the_house_is_thin():
     size = {path: len(path.read_text("utf-8").splitlines()) for path in HELPERS}
     tests = sum(len(path.read_text("utf-8").splitlines()) for path in (ROOT / "tests").glob("*.py"))
-    assert sum(n for path, n in size.items() if room(module_of(path)) == "front") <= 2700
-    assert sum(size.values()) <= 6400
-    assert tests <= 4000
+    assert sum(n for path, n in size.items() if room(module_of(path)) == "front") <= 2900
+    assert sum(size.values()) <= 6800
+    assert tests <= 4100
 
 
 @pytest.mark.parametrize("path", HELPERS, ids=module_of)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from conftest import ROOT, gone, wait_for
 
-from helpers import assets, profiles, train
+from helpers import assets, convert, profiles, train
 from helpers.assets import KitError, processes
 
 SMOKE = profiles.get("smoke", train_rows=60)
@@ -23,13 +23,17 @@ def run():
 
 
 def test_a_finished_run_is_whole_and_only_opened_as_what_it_is(run, capsys, monkeypatch):
-    assert [checkpoint.step for checkpoint in run.checkpoints] == list(range(0, 32, 2))
     rows, facts = run.path / "data" / "train.jsonl", run.manifest()
+    packs = assets.read_jsonl(rows)
+    steps = -(-len(packs) // SMOKE.recipe["per_device_train_batch_size"])
+    saved = [*range(0, steps, 2), steps]
+    assert steps > 4 and [checkpoint.step for checkpoint in run.checkpoints] == saved
     assert facts["data_sha256"]["train"] == assets.sha256_of(rows)
-    assert len(assets.read_jsonl(rows)) == 60 and len(run.cases) == SMOKE.cases
+    exchanges = [one for pack in packs for one in convert.split_pack(pack["messages"])]
+    assert (len(exchanges), len(run.cases), len(run.dev)) == (60, SMOKE.cases, SMOKE.dev)
     assert str(ROOT) not in json.dumps(facts), "no path of this machine"
     evaluated = [one["global_step/max_steps"] for one in run.log() if "eval_token_acc" in one]
-    assert evaluated[:2] == ["0/30", "2/30"], "step 0 is a point"
+    assert evaluated[:2] == [f"0/{steps}", f"2/{steps}"], "step 0 is a point"
     data = {path.stem: assets.read_jsonl(path) for path in run.path.glob("data/*.jsonl")}
     monkeypatch.setattr(train, "prepare_data", None)
     monkeypatch.setattr(assets, "model_dir", None)

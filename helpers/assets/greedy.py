@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import torch
 from transformers import Cache, RepetitionPenaltyLogitsProcessor
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import helpers.assets.attention  # noqa: F401  registers "grouped"
 
 KEPT = 16_384  # tokens of computed prompts that a Writer keeps; SmolLM2's take 46 KB each (fp32)
 
@@ -32,23 +31,6 @@ class Layer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self.used
-
-
-def grouped_attention(module, query, key, value, attention_mask, **options):
-    """transformers' attention, but cheaper for one new token. Some heads share keys and values
-    (3 do in SmolLM2). The general code copies those for each of them; with one token a row, heads
-    that share can stand in one tensor as if they were so many tokens: the same sums, no copies."""
-    rows, heads, tokens, size = query.shape
-    if tokens > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    query = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
-    attend, scale = torch.nn.functional.scaled_dot_product_attention, options["scaling"]
-    found = attend(query, key, value, attn_mask=attention_mask, scale=scale)
-    return found.reshape(rows, 1, heads, size), None
-
-
-ALL_ATTENTION_FUNCTIONS.register("grouped", grouped_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register("grouped", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
 class Writer:

@@ -63,11 +63,10 @@ def last_error(log: Path) -> str:
 
 
 def child_environment() -> dict:
-    """For ms-swift's processes: no hub is asked (that waits when offline), and idle threads sleep,
-    which halves the time where another program needs a core."""
+    """For ms-swift's processes: no hub is asked, because that waits when offline."""
     offline = {"HF_HUB_OFFLINE": "1", "MODELSCOPE_OFFLINE": "1"}
     quiet = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **offline, **quiet}
+    return {**os.environ, **offline, **quiet}
 
 
 def environment() -> dict:

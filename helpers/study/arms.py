@@ -10,6 +10,7 @@ earlier, inexact port of the original script; data/runs/study-laptop/README.md s
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 
 from helpers import convert, data, profiles, split
 from helpers.assets import KitError
@@ -73,10 +74,13 @@ class Study:
 def _profile(study: str, base: str, recipe: dict, **changes) -> Profile:
     profile = profiles.get(base)
     recipe = {**profile.recipe, "learning_rate": 1e-3, "max_length": 4096, **recipe}
+    changes = {"source": "authored", "pack": 0, "dev": 0, **changes}  # each row is read alone
     return replace(profile, name=f"study-{study}", recipe=recipe, **changes)
 
 
+_SMOKE = _profile("smoke", "smoke", {"per_device_train_batch_size": 2}, bfcl=4)
 _SMALL = {"train_rows": 60, "eval_rows": 4, "cases": 30, "bfcl": 24, "batch_size": 8}
+_SMALL |= {"max_tools": 2, "max_chars": 1200, "max_new_tokens": 48}
 _AT_THE_END = {"save_steps": 60, "eval_steps": 60}  # to score a checkpoint costs minutes
 # Of 70,000 dialogues half offer held-out tools, and a trace needs a whole one.
 _LARGE = {"train_rows": 30_000, "source": "authored:70000", "bfcl": 1000}
@@ -86,7 +90,7 @@ _SMOLLM2 = {"model": "smollm2", "model_type": "llama", "template": "chatml"}
 # No row of the laptop's is longer than 1,500 tokens.
 _LAPTOP_ARMS = tuple(name for name in TRAINED if name != "trace_max_length_1500")
 STUDIES = {
-    "smoke": Study(_profile("smoke", "smoke", {}, bfcl=4), ("trace", "wire"), (42,), workers=2),
+    "smoke": Study(_SMOKE, ("trace", "wire"), (42,), workers=2),
     "laptop": Study(_profile("laptop", "laptop", _AT_THE_END, **_SMALL), _LAPTOP_ARMS, workers=2),
     "gpu": Study(_profile("gpu", "gpu", _LARGE_STEPS, **_SMOLLM2, **_LARGE), TRAINED, workers=4),
     "qwen3": Study(_profile("qwen3", "gpu", _LARGE_STEPS, **_LARGE), TRAINED, workers=2),
@@ -106,21 +110,21 @@ def settings_of(study: Study, name: str, seed: int) -> dict:
     arm, profile = asdict(ARMS[name]), asdict(profile_of(study, name, seed))
     settings = {key: arm[key] for key in ("addition", "general", "self_cognition", "scorers")}
     settings["bfcl_categories"] = BFCL_CATEGORIES
-    del profile[
-        "pack"
-    ]  # the study packs nothing, and its records were made before there were packs
+    del profile["pack"], profile["dev"]  # 0 in every study, and not in its records
     return json.loads(json.dumps({"profile": profile, "settings": settings}))
 
 
 def rows_of(study: Study, name: str, seed: int) -> dict[str, list[dict]]:
-    """An arm's {"train", "eval", "cases"}, like `split.prepare_data`. The number of training rows
-    is fixed, so that every mix takes the same steps.
+    """An arm's {"train", "eval", "cases"}; the last two are those of `split.prepare_data`. The
+    number of training rows is fixed, so that every mix takes the same steps.
 
     Raises KitError: the source cannot be had, or has too few rows for the study.
     """
     profile, arm = profile_of(study, name, seed), ARMS[name]
-    rows = split.prepare_data(profile)
-    train, wanted = rows["train"], profile.train_rows
+    rows, wanted = split.prepare_data(profile), profile.train_rows
+    # in the order of the draw: the study packs nothing, so rows of one prompt need not be together
+    drawn = split.drawn(split.split_of(profile.source).train, profile, seed)
+    train = list(islice(convert.render_rows(drawn, profile.format), wanted))
     if len(train) < wanted:
         raise KitError(
             f"{name}: {profile.source} gives {len(train)} training rows of {wanted}, and every arm "
@@ -134,7 +138,7 @@ def rows_of(study: Study, name: str, seed: int) -> dict[str, list[dict]]:
         general = mix.mix(general, about, arm.self_cognition, round(wanted * arm.general), seed)
         general = convert.render_rows(general, profile.format)
         train = mix.mix(train, general, arm.general, wanted, seed)
-    return {**rows, "train": train}
+    return {"train": train, "eval": rows["eval"], "cases": rows["cases"]}
 
 
 def _addition_rows(profile: Profile) -> Iterator[dict]:

@@ -37,7 +37,7 @@ def _each(hypothesis: str, left: str, expected: str, right: str, *metrics: str) 
 _A, _B = "a: the format", "b: its lost parameters"
 _MASK, _TURN = "c: the loss mask", "c: the user turn"
 _D, _E = "d: wire needs no added rows", "e: LoRA needs no general rows"
-_KEPT = ("success", "first_call", "no_tool_accuracy", "general_loss")
+_KEPT = ("success", "first_call", "no_call", "general_loss")
 COMPARISONS = (
     Comparison(_A, ("ms_agent", "native_tool_name"), "more", ("ms_agent", "tool_name")),
     Comparison(_A, ("ms_agent", "native_full_call"), "more", ("ms_agent", "first_call")),

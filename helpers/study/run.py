@@ -65,6 +65,7 @@ def run_base(study: Study, records: Path) -> Path:
     with TemporaryDirectory() as folder:
         run = train.Run(Path(folder))
         write_jsonl(run.path / "data" / "cases.jsonl", cases)
+        write_jsonl(run.path / "data" / "dev.jsonl", [])  # the study chooses no checkpoint
         return _scored(study, BASE, 0, run, records)
 
 

@@ -1,4 +1,4 @@
-"""What the study asks every checkpoint, each scorer in the form of those in `evaluate.SCORERS`."""
+"""What the study asks every checkpoint, each scorer in the form of those in `evaluate.WHOLE`."""
 
 import ast
 import random
@@ -30,6 +30,12 @@ def losses_of(model, rows: list[dict], adapter=None) -> list[dict]:
         right = int((logits.argmax(-1) == labels).sum())
         losses.append({"tokens": len(labels), "right": right, "nats": nats})
     return losses
+
+
+def score_episodes(rows, profile, model, checkpoint) -> list[dict]:
+    """`evaluate.score_episodes`, as records keep it: [{"id", "metrics", "transcript"}]."""
+    scores = evaluate.score_episodes(rows, profile, model, checkpoint)
+    return [{key: one[key] for key in ("id", "metrics", "transcript")} for one in scores]
 
 
 def score_bfcl(rows, profile, model, checkpoint) -> list[dict]:
@@ -101,5 +107,5 @@ def judge_first(case: evaluate.Case, reply: str) -> dict[str, bool]:
     }
 
 
-SCORERS = evaluate.SCORERS | {"bfcl": score_bfcl, "tokens": score_tokens}
+SCORERS = {"episodes": score_episodes, "bfcl": score_bfcl, "tokens": score_tokens}
 SCORERS |= {"answers": score_answers, "identity": score_identity, "native": score_native}

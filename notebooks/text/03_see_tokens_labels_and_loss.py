@@ -241,9 +241,7 @@ difference = losses(pack) - torch.cat([losses(row) for row in apart])
 len(difference), difference.abs().max().item()
 
 # %% [markdown]
-# `helpers/swift_plugin.py` teaches ms-swift to read packs. A profile asks for them with one word,
-# `pack`, the number of characters that a pack may hold beside its prompt. The laptop profile does
-# not yet.
+# `helpers/swift_plugin.py` teaches ms-swift to read packs; lesson 04 says what they save.
 
 # %% [markdown]
 # ## Checkpoint

@@ -47,9 +47,14 @@ pd.DataFrame(profiles.LAPTOP_CHANGES, index=["value", "why"]).T
 # %% [markdown]
 # ## 2 · The data
 #
-# `prepare_data` draws the profile's rows: training rows in *wire* format, a small fixed file for
-# token accuracy, and held-out cases for lesson 05. **Held out means by tool:** no tool of a case
-# stands in any training prompt. **Expect** 0 tools in both.
+# `prepare_data` draws the profile's rows in *wire* format: training rows, a small fixed file for
+# token accuracy, and two sets of held-out dialogues for lesson 05: *development* cases, by which
+# things are chosen, and *test* cases, on which they are reported. The laptop profile trains on the
+# practice rows: synthetic dialogues from the same catalogue as those that lesson 02 converted,
+# with more domains, written in groups over one tool list.
+#
+# **Held out means by tool:** no tool of a case stands in any training prompt. **Expect** 0 tools
+# in both.
 
 # %%
 import json
@@ -65,6 +70,20 @@ print({name: len(rows) for name, rows in data.items()})
 print(f"{len(trained)} tools trained, {len(heldout)} held out, {len(trained & heldout)} in both")
 
 # %% [markdown]
+# A training row is a *pack* (lesson 03): exchanges that share a prompt, as one sequence. **Expect**
+# about a third of the tokens that the same exchanges have apart. The tokens in the loss are the
+# same ones: what is saved is reading the same prompt again.
+
+# %%
+from helpers import convert, tokens
+
+packs = data["train"]
+apart = [{**row, "messages": one} for row in packs for one in convert.split_pack(row["messages"])]
+counts = {"apart": tokens.count(apart, profile, profile.format)}
+counts["as packs"] = tokens.count(packs, profile, profile.format)
+pd.DataFrame(counts)
+
+# %% [markdown]
 # ## 3 · From recipe to `swift sft`, written out
 #
 # A run is: the recipe and the files it names, as YAML; and one command that reads it.
@@ -73,19 +92,24 @@ print(f"{len(trained)} tools trained, {len(heldout)} held out, {len(trained & he
 # %%
 def write_recipe(path, profile, train_file, eval_file):
     """The settings of a run as a YAML file for `swift sft`; returns them."""
+    number_format = profiles.dtype_of(profile)
+    on_cpu = {"use_cpu": True, "dataloader_num_workers": 0}
+    on_cpu |= {"lora_dtype": number_format, "bf16": False}  # LoRA in the model's number format
     recipe = {
         "model": str(assets.model_dir(profile.model)),
         "model_type": profile.model_type,
         "template": profile.template,
-        "torch_dtype": profiles.dtype_of(profile),
+        "torch_dtype": number_format,
         "dataset": [str(train_file)],
         "val_dataset": [str(eval_file)],
         "external_plugins": [str(train.PLUGIN)],  # AgentFabric's prompt and mask
         "agent_template": "agentfabric",
         "loss_scale": "last_round+agentfabric",  # wire: only the last reply is in the loss
+        "attn_impl": "shared_prefix",  # packs: no branch is compared with the others
         **profile.recipe,
-        **({"use_cpu": True, "dataloader_num_workers": 0} if profile.device == "cpu" else {}),
+        **(on_cpu if profile.device == "cpu" else {}),
         "eval_on_start": True,  # step 0 is a point, too
+        "check_model": False,  # no question to ModelScope's hub
         "seed": profile.seed,
         "data_seed": profile.seed,
         "report_to": "none",
@@ -96,7 +120,7 @@ def write_recipe(path, profile, train_file, eval_file):
 
 
 # %% [markdown]
-# Two training rows are enough to see it run. **Expect** about half a minute, most of it for loading
+# Two packs are enough to see it run. **Expect** about half a minute, most of it for loading
 # ms-swift, and then the loss of each step.
 
 # %%
@@ -127,9 +151,9 @@ log = [
 # ends.
 #
 # **Expect** a curve that grows: single steps as light points, their moving mean as a line, and rows
-# with tools that the model has never seen. Step 0 is the base model. The loss falls from above 4 to
-# about 1 within the first 30 steps, in jumps, because each step is one row. If you interrupt the
-# kernel, run the cell again. If this run exists, it is reused.
+# with tools that the model has never seen. Step 0 is the base model. The loss falls from about 3 to
+# below 1 within the first 30 steps. If you interrupt the kernel, run the cell again. If this run
+# exists, it is reused.
 
 # %%
 from helpers import plots
@@ -190,7 +214,7 @@ frame[["eval_loss", "eval_token_acc"]].dropna().round(3)
 # 1. *Easy.* Interrupt the training cell (■), then run it again. Where does it resume?
 # 2. *Medium.* Train at the original rate, under a name of its own:
 #    `train.finetune(profiles.get("laptop", recipe={**profile.recipe, "learning_rate": 5e-5}),
-#    name="slow")`. What do 176 steps at that rate achieve? What happens without the `name`?
+#    name="slow")`. What do as many steps at that rate achieve? What happens without the `name`?
 # 3. *Hard.* Train `profiles.get("laptop", format="trace")` as `name="trace"` and compare both runs
 #    in lesson 05, at equal tokens rather than equal rows.
 #

@@ -14,27 +14,135 @@
 # %% [markdown]
 # # 06 · Call tools interactively
 #
-# **You will do:** walk through one conversation by hand, put the base model beside your tuned one,
-# run a small fire-alarm desk, and open a panel in which *you* may be the tool.
+# **You will do:** put five questions to your tuned model, walk through one conversation by hand, put
+# the base model beside yours, and open a panel in which *you* may be the tool.
 #
 # **You will learn:** what the runtime sends, what it accepts as a tool call, what it feeds back,
 # and how to tell a model that fails from a call that fails.
 #
-# **You will need:** < 1 min, 1.9 GB on two CPU cores. It uses lesson 04's run, and trains it first if
+# **You will need:** 2 min, 1.9 GB on two CPU cores. It uses lesson 04's run, and trains it first if
 # it is missing.
 
 # %%
-from IPython.display import HTML, display
+from IPython.display import HTML
 
 from helpers import agent, model, profiles, train
 from helpers.agentfabric import Call, cut_at_stop, first_request, next_request, read_calls
-from helpers.playground import compare_html, notes, playground, step_html, transcript_html
+from helpers.playground import compare_html, notes, playground, transcript_html
 
 profile = profiles.current()
 print(f"profile {profile.name}: {profile.model} on {profile.device}")
 
 # %% [markdown]
-# ## 1 · Look at the tools
+# ## 1 · Five visits
+#
+# The tuned model comes from lesson 04's run. **Expect** one line that says whether that run is
+# reused; without it, training starts now, as in lesson 04.
+
+# %%
+run = train.finetune(profile)
+small = model.Model(profile)
+
+
+def ask_tuned(messages, held=None):
+    """A reply; `held`: tools to whose grammar it is held."""
+    grammar = held and [held]
+    return small.ask([messages], adapter=run.checkpoints[-1].path, grammar=grammar)[0]
+
+
+# %% [markdown]
+# These five questions were fixed before the model was trained, and all five are shown as they came
+# out. Beside each stands what a good assistant does: which tools it calls, in this order.
+
+# %%
+weather = agent.schemas(["get_weather", "calculator"])
+fire_tools = agent.schemas(["fire_recognition", "fire_alert", "call_police", "call_fireman"])
+fire = "Camera 7 sent the picture gate3_fire.jpg. Is there a fire? If there is, do what is needed."
+visits = {  # what: (tools, question, the tools that should be called)
+    "weather": (weather, "What is the weather in Paris today?", ["get_weather"]),
+    "thanks": (weather, "Thank you, you are very kind!", []),
+    "sums": (weather, "What is 12 times 31?", ["calculator"]),
+    "introduction": (fire_tools, "Hello, please introduce yourself.", []),
+    "fire desk": (fire_tools, fire, ["fire_recognition", "fire_alert", "call_fireman"]),
+}
+# %% [markdown]
+# The picture's tool does not know where the camera is, so an observation is written for it here:
+# what *you* would type if you were the tool. The other tools answer for themselves.
+
+# %%
+said = {
+    "fire_recognition": "Fire seen: flames at a window of Building 3, floor 2. Confidence 0.97."
+}
+
+
+def observe(call):
+    return said.get(call.name) or agent.execute(call)
+
+
+def play(what, held=None):
+    tools, question, _ = visits[what]
+    steps = agent.run(tools, question, lambda one: ask_tuned(one, held), observe, max_turns=5)
+    return steps, [step.call.name for step in steps if step.kind == "call"]
+
+
+def visit(what):
+    (steps, called), (tools, question, wanted) = play(what), visits[what]
+    print(f"{question}\ncalled {called}, wanted {wanted}: {called == wanted}")
+    return HTML(transcript_html(steps, tools))
+
+
+# %% [markdown]
+# The weather, with a calculator offered beside the weather tool. **Expect** in the laptop profile a
+# call of `get_weather` and an answer from what it said. (With the `smoke` profile all five are
+# noise: its model is random.)
+
+# %%
+visit("weather")
+
+# %% [markdown]
+# A thank-you, with the same tools offered. **Expect** an answer without a call.
+
+# %%
+visit("thanks")
+
+# %% [markdown]
+# A sum. **Expect** a call of `calculator`, with an expression.
+
+# %%
+visit("sums")
+
+# %% [markdown]
+# A question about itself. **Expect** an answer without a call.
+
+# %%
+visit("introduction")
+
+# %% [markdown]
+# And the fire-alarm desk, the example of document 002: `fire_recognition` looks at a picture,
+# `fire_alert` sounds the alarm, `call_fireman` and `call_police` fetch help. The next step depends
+# on what the last one saw. **Expect** it to come only a part of the way: three calls in a row are
+# more than these few minutes of training teach.
+
+# %%
+visit("fire desk")
+
+# %% [markdown]
+# A *grammar* holds each reply to free text, or to a call of an offered tool with arguments that fit
+# its schema. It forgets no required parameter and makes up no tool; whether to call, which tool and
+# with what values is still the model's choice. **Expect** the same five, some with other calls.
+
+# %%
+import pandas as pd
+
+table = {}
+for what, (tools, _, wanted) in visits.items():
+    steps, called = play(what, held=tools)
+    table[what] = {"wanted": wanted, "called": called, "last reply": steps[-1].text}
+pd.set_option("display.max_colwidth", 90)
+pd.DataFrame(table).T
+
+# %% [markdown]
+# ## 2 · Look at the tools
 #
 # A tool is a function with a JSON schema. These stand in `helpers/agent.py`: they work offline,
 # give the same result every time, and none of them is in the training data. If the tuned model
@@ -64,7 +172,7 @@ for arguments in ['{"city": "Paris"}', "{}", '{"city": 75001}']:
     print(agent.execute(Call("get_weather", arguments)))
 
 # %% [markdown]
-# ## 2 · The tool loop, written out
+# ## 3 · The tool loop, written out
 #
 # This is the whole loop that AgentFabric runs around a model. It is a generator: it hands out a
 # step and waits. After a `request` it wants the model's reply, after a `call` it wants the tool's
@@ -127,31 +235,17 @@ print(loop.send("It is raining lightly in Paris, at 14 °C."))
 
 # %% [markdown]
 # `agent.episode` is the same loop; its steps also keep the raw reply and what a tool said. In the
-# rest of this lesson a model takes your place.
+# rest of this lesson a model takes your place again.
 #
-# ## 3 · Put base and tuned beside each other
+# ## 4 · Put base and tuned beside each other
 #
-# The base model comes from the profile, the tuned one from lesson 04's run. **Expect** one line
-# that says whether that run is reused; without it, training starts now, as in lesson 04.
-
-# %%
-run = train.finetune(profile)
-print("adapter:", run.checkpoints[-1].path.name)
-
-# %% [markdown]
 # A model is a function from messages to a reply. The two differ in one argument. **Expect** two
 # names.
 
+
 # %%
-small = model.Model(profile)
-
-
-def ask_base(messages):
-    return small.ask([messages])[0]
-
-
-def ask_tuned(messages):
-    return small.ask([messages], adapter=run.checkpoints[-1].path)[0]
+def ask_base(messages, tools=None):
+    return small.ask([messages], grammar=tools and [tools])[0]
 
 
 models = {"base": ask_base, "tuned": ask_tuned}
@@ -162,10 +256,9 @@ list(models)
 # the same question.
 #
 # **Expect** one column each. The base model chats and invents. The tuned one writes a call and sums
-# up what came back. (With the `smoke` profile both columns are noise: its model is random.)
+# up what came back.
 
 # %%
-weather = agent.schemas(["get_weather"])
 question = "What is the weather in Paris today?"
 transcripts = {
     label: agent.run(weather, question, ask, agent.execute, max_turns=4)
@@ -174,79 +267,35 @@ transcripts = {
 HTML(compare_html(transcripts, weather))
 
 # %% [markdown]
-# The same question with a calculator offered beside the weather tool. **Expect** this to be harder:
-# our training prompts held one tool or two, and after so few rows the choice is not safe yet.
+# A *grammar* lets a model write free text, or a call of an offered tool whose arguments fit its
+# schema, nothing else. It mends the form of a call, not the decision to make one. **Expect** the
+# base model to go on chatting.
 
 # %%
-steps = agent.run(tools, question, ask_tuned, agent.execute, max_turns=4)
-HTML(transcript_html(steps, tools))
+steps = agent.run(weather, question, lambda asked: ask_base(asked, weather), agent.execute)
+HTML(transcript_html(steps, weather))
 
 # %% [markdown]
-# ## 4 · Run the fire-alarm desk
-#
-# Four tools that follow from one another: `fire_recognition` looks at a picture, `fire_alert`
-# sounds the alarm, `call_fireman` and `call_police` fetch help. The next step depends on what the
-# last one saw. It is the example of document 002.
-#
-# First the episode as it should go, with replies written by a person. **Expect** only their number
-# here.
+# The fire desk once more, as it should go, with replies written by a person. **Expect** three calls
+# and an answer.
 
 # %%
-fire_tools = agent.schemas(["fire_recognition", "fire_alert", "call_police", "call_fireman"])
-question = (
-    "Camera 7 sent the picture gate3_fire.jpg. Is there a fire? If there is, do what is needed."
-)
 good = [
     'Action: fire_recognition\nAction Input: {"image": "gate3_fire.jpg"}',
     'Action: fire_alert\nAction Input: {"location": "Building 3"}',
     'Action: call_fireman\nAction Input: {"location": "Building 3, floor 2"}',
     "There is a fire in Building 3, floor 2. The alarm sounds and the fire brigade is coming.",
 ]
-len(good)
-
-# %% [markdown]
-# The picture's tool does not know where the camera is, so an observation is written for it here:
-# what *you* would type if you were the tool. The other tools answer for themselves. **Expect**
-# three calls and an answer.
-
-# %%
-said = {
-    "fire_recognition": "Fire seen: flames at a window of Building 3, floor 2. Confidence 0.97."
-}
-
-
-def observe(call):
-    return said.get(call.name) or agent.execute(call)
-
-
 replies_left = iter(good)
-steps = agent.run(fire_tools, question, lambda messages: next(replies_left), observe)
+steps = agent.run(fire_tools, fire, lambda messages: next(replies_left), observe)
 HTML(transcript_html(steps, fire_tools))
-
-# %% [markdown]
-# Now the tuned model, one step at a time, with the same observations. **Expect** it to fail
-# somewhere on this path: a wrong tool first, an argument that the tool does not have (a note says
-# so), the same call again, or an answer after one call. Most training dialogues need a single call.
-
-# %%
-loop = agent.episode(fire_tools, question, max_turns=5)
-step = next(loop)
-while step.kind in ("request", "call"):
-    if step.kind == "request":
-        step = loop.send(ask_tuned(list(step.messages)))
-        display(HTML(step_html(step, fire_tools)))
-    else:
-        result = observe(step.call)
-        print("Observation →", result)
-        step = loop.send(result)
-print("ended with:", step.kind)
 
 # %% [markdown]
 # ## 5 · Open the panel
 #
 # The same, to play with. Tick tools, type a question, press **Ask**. Switch to **I play the tool**,
 # and every call waits for you: the box holds what the local tool would say, and you may say
-# something else.
+# something else. Tick **grammar** to hold the replies to the tools.
 #
 # **Expect** a form with two columns below it. A model computes inside the click, so the page waits;
 # the ■ of the notebook stops one that takes too long. Where no kernel runs (on a web page, say)
@@ -256,7 +305,7 @@ print("ended with:", step.kind)
 # is a sunset.` Does the alarm still go off?
 
 # %%
-playground(models, fire_tools + tools, query=question)
+playground(models, fire_tools + tools, query=question, grammar=True)
 
 # %% [markdown]
 # ## 6 · Break a reply
@@ -319,8 +368,8 @@ print(
 # %% [markdown]
 # **If not:** there is no panel, or only text in its place: the browser's tab is older than the
 # kernel, or no kernel runs. Restart the kernel, reload the page, run all. Or the first value is
-# `False`, or step 3 raised an error: the model did not load, or training did not finish. Read the
-# line that step 3 printed, then repair it in lesson 04.
+# `False`, or step 1 raised an error: the model did not load, or training did not finish. Read the
+# line that step 1 printed, then repair it in lesson 04.
 #
 # If replies are slow (half a minute each on a CPU), other programs use the cores: start Jupyter
 # with `OMP_NUM_THREADS=1` in the environment.
@@ -333,7 +382,7 @@ print(
 # 2. *Medium.* Write a tool of your own with `@tool(city="…", day="…")` from `helpers.agent`, a
 #    function with two parameters, and let the tuned model use it. Then play it yourself and answer
 #    with an error. Does the model mend its call, repeat it, or make up a result?
-# 3. *Hard.* Step 4 asks for three calls in a row. Write ten such questions, count with
+# 3. *Hard.* The fire desk asks for three calls in a row. Write ten such questions, count with
 #    `agent.run_batch` how far base and tuned get, and give each count an interval (lesson 05). Then
 #    change one thing, the instruction or the order of the tools, and say whether the difference is
 #    larger than chance.

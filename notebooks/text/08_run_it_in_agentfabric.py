@@ -187,7 +187,7 @@ except KitError as error:
 #
 # ![The app: an English question, the call, the answer](../figures/agentfabric_english.png)
 #
-# This is the laptop profile's tuned model (176 training rows, English only). It calls
+# The picture shows an earlier model of this kit (tuned on 176 rows, English only). It calls
 # `amap_weather`, gets the table's result, and sums it up. The two grey bars hold call and result;
 # click to open them. The word *Answer:* is the runtime's own: it ends each observation with it, and
 # the page shows the model's text behind it.

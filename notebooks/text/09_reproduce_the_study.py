@@ -71,17 +71,19 @@ pd.DataFrame(lines).set_index("arm")
 #
 # The primary metric, fixed beforehand, is the success rate at the last step. When nearly all
 # successes were zero, further metrics were added to see more: exact first calls, the loss of the
-# gold answer, the parts of an episode, and the arm `trace_original_tools`.
+# gold answer, the parts of an episode, and the arm `trace_original_tools`. The rule for a faithful
+# answer became stricter after the runs: the replies are as recorded, the verdicts were computed
+# anew. Fewer episodes succeed by it.
 #
 # ## 3 · Results
 #
-# **Expect** the success rate near zero in all arms, so that it decides nothing. The other lines
-# tell more: which arm calls, which stops, which repeats its call.
+# **Expect** at most 4 % successes and 10 % faithful answers in these arms, so that the two decide
+# little. The other lines tell more: which arm calls, which stops, which repeats its call.
 
 # %%
-rows = ["success rate", "called a tool", "right tool", "exact first call", "faithful answer"]
-rows += ["clean stop", "repeated a call", "general loss"]
-table = tables.final(records).loc[rows]
+metrics = ["success", "called", "tool_name", "first_call", "faithful_answer", "clean_stop"]
+metrics += ["repeated_call", "general_loss"]
+table = tables.final(records).loc[[tables.SHOWN[metric] for metric in metrics]]
 table[
     [arm for arm in table if arm.split(" ")[0] in ("base", "ms_agent", "original", "trace", "wire")]
 ]
@@ -117,11 +119,12 @@ figure = figures.answer_loss(records)
 #   that still allows 20 points.
 # - **c, summaries and stopping: the user turn, and the mask.** Models trained on traces do not stop
 #   and repeat their call, under every mask. Wire rows mend it: clean stop 67 % against 0 %, repeats
-#   33 % against 93 %. The mask shows in the loss: where the answer was masked, the model knows it
-#   no better than before training.
-# - **d, no added rows: confirmed for stopping and faithful answers.** Rows of the addition set in
-#   trace format change neither here (0 %); wire rows alone do (67 % and 21 %). For the success rate
-#   nothing follows: 4 % against 0 %.
+#   33 % against 93 %. Better answers are not shown: 10 % of wire's are faithful, against 0 %, with
+#   an interval from 0 to 28 points. The mask shows in the loss: where the answer was masked, the
+#   model knows it no better than before training.
+# - **d, no added rows: confirmed for stopping.** Rows of the addition set in trace format do not
+#   mend it here (0 %); wire rows alone do (67 %). By faithful answers (10 % against 0 %) and success
+#   (4 % against 0 %) wire is no worse, either; but so near zero this is easily said.
 # - **e, no general rows: it depends.** Wire rows alone leave the loss on general text below the
 #   base model's. But a mix ends lower still, by 0.25 (one third) and 0.35 nats (two thirds). On
 #   calls the mixes are neither better nor worse by a measurable amount.
@@ -188,7 +191,7 @@ pd.DataFrame({name: budget(name) for name in laptop.arms if "_lr_" not in name})
 claims.round(2)
 
 # %% [markdown]
-# Widen each interval until *all* of them hold together with 95 % (Bonferroni). **Expect** some to
+# Widen each interval until *all* of them hold together with 95 % (Bonferroni). **Expect** two to
 # become open.
 
 # %%
@@ -267,7 +270,7 @@ pd.DataFrame(lengths).T.round(2)
 # ## Appendix G · What ten visits can say
 #
 # "1 of 10" is a small count: its 95 % interval reaches from 2 % to 40 %. Here ten of *our* cases
-# are drawn again and again. **Expect** counts from 0 to 4 for one and the same model.
+# are drawn again and again. **Expect** counts from 0 to 3 for one and the same model.
 
 # %%
 last = {one["arm"]: tables.values(one["scores"][-1])["success"] for one in records}
@@ -286,11 +289,11 @@ figure = figures.one_in_ten(records)
 #
 # Loss on held-out general rows (nats per token), held-out questions about the model itself, and
 # whether it can still *not* call. **Expect** the mix of two thirds to be the only wire arm that
-# sometimes does not call.
+# sometimes does not call. (The base model is always right there: it never calls.)
 
 # %%
-rows = ["general loss", "knows its name", "no call where none is due", "BFCL irrelevance"]
-table = tables.final(records).loc[rows]
+metrics = ["general_loss", "identity", "no_call", "bfcl_irrelevance"]
+table = tables.final(records).loc[[tables.SHOWN[metric] for metric in metrics]]
 table[[arm for arm in table if arm.startswith(("base", "trace (", "wire"))]]
 
 # %%
