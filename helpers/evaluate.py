@@ -364,10 +364,17 @@ def score_run(run: Run, profile: Profile, scorers=None, workers=None) -> list[di
             jobs.append((path, scorer, judged, profile, checkpoint, cores // workers or 1))
     jobs.sort(key=lambda job: job[1] in SCORERS.values())  # the longest first
     missing = [job for job in jobs if not job[0].exists()]
+    # under a grammar most replies stay as they are: the process that wrote those knows them
+    together = {}
+    for job in missing:
+        together.setdefault(job[0].name.replace("_grammar", ""), []).append(job)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn) if workers > 1 and missing else nullcontext() as pool:
-        done = pool.map(_score, missing) if pool else map(_score, missing)
-        list(tqdm(done, "scoring", len(missing), unit="part", disable=not missing))
+    with (
+        ProcessPoolExecutor(workers, spawn) if workers > 1 and missing else nullcontext() as pool,
+        tqdm(desc="scoring", total=len(missing), unit="part", disable=not missing) as bar,
+    ):
+        for parts in (pool.map if pool else map)(_score, together.values()):
+            bar.update(parts)
     print(f"Scored {len(missing)} parts, reused {len(jobs) - len(missing)}.")
     return kept_scores(run)
 
@@ -394,16 +401,17 @@ def _take_base_scores(run: Run, profile: Profile) -> None:
 _MODEL: dict[str, Model] = {}  # the latest one of this process: loading takes seconds
 
 
-def _score(job: tuple) -> None:
-    path, scorer, rows, profile, checkpoint, threads = job
-    if multiprocessing.parent_process():
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-    if repr(profile) not in _MODEL:
-        _MODEL.clear()
-        _MODEL[repr(profile)] = Model(profile)
-    scores = scorer(rows, profile, _MODEL[repr(profile)], checkpoint)
-    with assets.whole_file(path) as partial:
-        partial.write_text(json.dumps(scores, ensure_ascii=False, indent=1), "utf-8")
+def _score(jobs: list[tuple]) -> int:
+    for path, scorer, rows, profile, checkpoint, threads in jobs:
+        if multiprocessing.parent_process():
+            os.environ["OMP_NUM_THREADS"] = str(threads)
+        if repr(profile) not in _MODEL:
+            _MODEL.clear()
+            _MODEL[repr(profile)] = Model(profile)
+        scores = scorer(rows, profile, _MODEL[repr(profile)], checkpoint)
+        with assets.whole_file(path) as partial:
+            partial.write_text(json.dumps(scores, ensure_ascii=False, indent=1), "utf-8")
+    return len(jobs)
 
 
 def kept_scores(run: Run) -> list[dict]:

@@ -44,6 +44,7 @@ class Engine:
         words = [STOP_WORDS[0], *template.template_meta.stop_words]
         self.writer = Writer(model, self.tokenizer, words)
         self._grammar_tokenizer = None  # made when first needed: it takes a second
+        self.free = {}  # (prompt's tokens, limit) → what was written without a grammar
 
     def prompt(self, messages: list) -> Prompt:
         """A request's tokens: the same as in training and behind `swift deploy`. KitError: more
@@ -101,14 +102,22 @@ class Model:
         prompts = [engine.prompt(request) for request in requests]
         beginnings = [repr(request[:-1]) for request in requests]  # system message, earlier turns
         rules = [engine.rule(tools) for tools in grammar] if grammar else [None] * len(requests)
-        # like lengths together need little padding; longest first, so that the bar gets no slower
-        order = sorted(range(len(requests)), key=lambda i: -len(prompts[i].tokens))
         replies, size = [Reply()] * len(requests), self.profile.batch_size
+        keys = [(tuple(prompt.tokens), limit) for prompt in prompts]
+        left = set(range(len(requests)))
+        for i in [i for i in left if rules[i] and keys[i] in engine.free]:
+            if rules[i].fits(written := engine.free[keys[i]]):  # then it would be written again
+                replies[i] = engine.reply(prompts[i], written, limit)
+                left.remove(i)
+        # like lengths together need little padding; longest first, so that the bar gets no slower
+        order = sorted(left, key=lambda i: -len(prompts[i].tokens))
         with tqdm(total=len(order), desc=progress, unit="reply", disable=not progress) as bar:
             for batch in (order[start : start + size] for start in range(0, len(order), size)):
                 asked = [(prompts[i].tokens, beginnings[i], rules[i]) for i in batch]
                 for row, written in engine.writer.write(asked, limit):
                     replies[batch[row]] = engine.reply(prompts[batch[row]], written, limit)
+                    if not rules[batch[row]]:
+                        engine.free[keys[batch[row]]] = written
                     bar.update()
         return replies
 

@@ -19,8 +19,8 @@ from swift.agent_template import BaseAgentTemplate, agent_template_map
 from swift.loss_scale import ConfigLossScale, loss_scale_map
 from swift.template import TEMPLATE_MAPPING
 
-import helpers.assets.attention  # noqa: F401  registers "shared_prefix"
 from helpers import agentfabric
+from helpers.assets.attention import visible  # and the recipe's attn_impl: "shared_prefix"
 from helpers.convert import split_pack
 
 # [weight of the keyword, weight of what follows it], as in ms-swift's react.json, which lacks
@@ -105,14 +105,6 @@ class SharedPrefix:
         if len(batch) == 1:  # no padding
             inputs["starts"] = [branches[0].index(one) for one in range(1, branches[0][-1] + 1)]
         return inputs
-
-
-def visible(branches: list[int], length: int | None = None) -> torch.Tensor:
-    """Which token (row) sees which (column), as booleans of shape (length, length): earlier ones
-    and itself, of the prefix (0) and of its own branch. Beyond the branches stands padding."""
-    padding = [-1] * ((length or len(branches)) - len(branches))
-    of = torch.tensor(branches + padding)
-    return ((of[None] == 0) | (of[None] == of[:, None])).tril()
 
 
 for _name in ("chatml", "qwen", "qwen3"):  # the chat templates of the profiles

@@ -153,6 +153,28 @@ def test_a_grammar_leaves_text_or_one_call_of_an_offered_tool_that_fits_its_sche
         real.ask([HELLO], grammar=[[impossible]])
 
 
+def test_a_reply_that_fits_the_grammar_is_not_written_twice(real, monkeypatch):
+    tools = [tools for tools, _ in ASKED]
+    requests = [agentfabric.first_request(*one) for one in ASKED]
+    # with a call in front of it, a prompt leads the base model to a call that fits no schema
+    shown = [{"role": "user", "content": "2 + 2?"}]
+    shown += [{"role": "assistant", "content": "Action: sum\nAction Input: {'numbers': [2, 2]}"}]
+    requests += [agentfabric.first_request(*one, history=shown) for one in ASKED]
+    engine = real.engine(None)
+    engine.free.clear()
+    held = real.ask(requests, max_new_tokens=24, grammar=tools * 2)
+    assert not engine.free
+    free, written = real.ask(requests, max_new_tokens=24), []
+    write = engine.writer.write
+    monkeypatch.setattr(
+        engine.writer, "write", lambda asked, limit: written.extend(asked) or write(asked, limit)
+    )
+    again = real.ask(requests, max_new_tokens=24, grammar=tools * 2)
+    assert again == held and [one.finished for one in again] == [one.finished for one in held]
+    assert 0 < len(written) < len(requests)
+    assert len(written) >= sum(one != other for one, other in zip(held, free))
+
+
 def test_losses_are_those_of_the_model_on_the_labels(adapter, row):
     rows = list(convert.render_rows([row], "wire"))
     plain, tuned = losses_of(MODEL, rows), losses_of(MODEL, rows, adapter)

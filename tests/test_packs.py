@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from helpers import assets, convert, profiles, tokens
 from helpers.agentfabric import call_message
-from helpers.swift_plugin import visible
+from helpers.assets.attention import visible
 
 LAPTOP = profiles.get("laptop", torch_dtype="float32")
 CALL = call_message("book_hotel", {"city": "Lisbon", "nights": 2})

@@ -1,5 +1,7 @@
 """Figures and tables that follow from a record; equal data give equal bytes."""
 
+from unittest.mock import Mock
+
 import pytest
 from conftest import ROOT
 
@@ -22,6 +24,7 @@ def test_the_live_curve_is_drawn_seldom_and_at_the_end(monkeypatch):
     log, drawn = RECORD.log(), []
     monkeypatch.setattr(plots, "training_curve", lambda log: drawn.append(len(log)))
     monkeypatch.setattr(plots.plt, "close", lambda figure: None)
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: Mock())
     watch = plots.live(pause=3600)
     for end in (5, 6, len(log), len(log)):
         watch(log[:end])

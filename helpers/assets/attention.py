@@ -14,6 +14,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 PIECE = 128  # tokens of a prefix that attend at once
 
 
+def visible(branches: list[int], length: int | None = None) -> torch.Tensor:
+    """Which token (row) sees which (column), as booleans of shape (length, length): earlier ones
+    and itself, of the prefix (0) and of its own branch. Beyond the branches stands padding."""
+    padding = [-1] * ((length or len(branches)) - len(branches))
+    of = torch.tensor(branches + padding)
+    return ((of[None] == 0) | (of[None] == of[:, None])).tril()
+
+
 def shared_prefix_attention(module, query, key, value, mask, starts=None, **options):
     """PyTorch's attention (sdpa), but nothing is compared only to be masked: a branch meets the
     prefix and itself, and a piece of the prefix what stands before it. The cost of a long pack then

@@ -47,6 +47,12 @@ class Rule:
         allowed[: len(known)] = known
         return torch.from_numpy(allowed)
 
+    def fits(self, written: list[int]) -> bool:
+        """Whether all these tokens may come next, one after the other."""
+        fit = self.matcher.validate_tokens(written)
+        self._check()
+        return fit == len(written)
+
     def accept(self, token: int) -> None:
         """The token that was written."""
         self.matcher.consume_token(token)

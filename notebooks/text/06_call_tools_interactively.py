@@ -20,7 +20,7 @@
 # **You will learn:** what the runtime sends, what it accepts as a tool call, what it feeds back,
 # and how to tell a model that fails from a call that fails.
 #
-# **You will need:** 2 min, 1.9 GB on two CPU cores. It uses lesson 04's run, and trains it first if
+# **You will need:** 1 min, 1.4 GB on two CPU cores. It uses lesson 04's run, and trains it first if
 # it is missing.
 
 # %%
