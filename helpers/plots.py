@@ -137,36 +137,30 @@ def comparison(scores: list[dict]) -> pd.DataFrame:
 
 
 def caption(manifest: dict) -> str:
-    """A run in one line: model, format, number format, hardware, rows, seed, n."""
+    """A run in one line: model, format, number format, hardware, rows, seed."""
     profile, machine = manifest["profile"], manifest["hardware"]
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
     authored = profile["source"].startswith(("authored", "practice"))
     source = "synthetic" if authored else profile["source"]
     size = f"{profile['train_rows']} {source} rows, seed {profile['seed']}"
     model = f"{manifest['model']}, {profile['format']} format, {manifest['number_format']}"
-    return f"{model}; {where}; {size}; n = {profile['cases']} cases; 95 % intervals"
+    return f"{model}; {where}; {size}; 95 % intervals"
 
 
 def accuracy_by_step(log: list[dict], scores: list[dict], title: str = "") -> plt.Figure:
     """By step (0: the base model): token accuracy, and of the first calls on development cases how
-    often the tool is right, the call is exact, and none is made where none is due; the success rate
-    on test cases at both ends. Bars: 95 % intervals."""
-    first, whole = (score_frame(scores, kind).set_index("metric") for kind in ("dev", "episodes"))
-    panels = {
-        "right tool\n(first call, development cases)": (first, "tool_name"),
-        "exact call\n(first call, development cases)": (first, "full_call"),
-        "no call where none is due\n(development cases)": (first, "no_call"),
-        "success rate\n(whole episodes, test cases)": (whole, "success"),
-    }
+    often one is made, the tool is right, the call is exact, and none is made where none is due.
+    Bars: 95 % intervals."""
+    frame = score_frame(scores, "dev").set_index("metric")
+    panels = ("called", "tool_name", "full_call", "no_call")
     figure, (tokens, *others) = plt.subplots(1, 5, figsize=(15, 3.2), sharey=True)
     tokens.plot(training_frame(log)["eval_token_acc"].dropna(), "o-", color=COLOURS["token"])
-    tokens.set(title="token accuracy\n(teacher-forced, held-out tools)", ylabel="share")
-    for axis, (name, (frame, metric)) in zip(others, panels.items()):
+    tokens.set(title="token accuracy\n(teacher-forced)", ylabel="share, with held-out tools")
+    for axis, metric in zip(others, panels):
         part = frame.loc[[metric]].astype(float)
         bars = [(part.rate - part.low).clip(lower=0), (part.high - part.rate).clip(lower=0)]
-        colour = COLOURS["episode" if frame is whole else "bfcl"]
-        axis.errorbar(part.step, part.rate, bars, fmt="o-", capsize=3, color=colour)
-        axis.set_title(f"{name}, n = {part.n.iloc[0]:.0f}")
+        axis.errorbar(part.step, part.rate, bars, fmt="o-", capsize=3, color=COLOURS["episode"])
+        axis.set_title(f"{SHOWN[metric]}\n(first reply, n = {part.n.iloc[0]:.0f})")
     for axis in (tokens, *others):
         axis.title.set_fontsize(9)
         axis.set(xlabel="optimizer step", ylim=(-0.03, 1.03))

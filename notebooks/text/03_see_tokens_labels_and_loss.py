@@ -20,7 +20,7 @@
 # **You will learn:** how one setting, the loss scale, decides whether a model learns to summarise,
 # and whether it learns to invent results; and how rows that share a prompt train as one.
 #
-# **You will need:** < 1 min, 1.9 GB on two CPU cores. No network.
+# **You will need:** < 1 min, 1.4 GB on two CPU cores. No network.
 
 # %%
 from IPython.display import HTML

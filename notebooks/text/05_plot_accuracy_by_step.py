@@ -20,7 +20,7 @@
 # **You will learn:** the difference between token accuracy and an episode that succeeds, and how
 # much a small number of cases can say.
 #
-# **You will need:** 5 min, 8.9 GB on two CPU cores. It uses the run of lesson 04, and trains it
+# **You will need:** 8 min, 7.6 GB on two CPU cores. It uses the run of lesson 04, and trains it
 # first if it is missing.
 
 # %%

@@ -20,7 +20,7 @@
 # **You will learn:** what the runtime sends, what it accepts as a tool call, what it feeds back,
 # and how to tell a model that fails from a call that fails.
 #
-# **You will need:** 1 min, 1.4 GB on two CPU cores. It uses lesson 04's run, and trains it first if
+# **You will need:** < 1 min, 1.4 GB on two CPU cores. It uses lesson 04's run, and trains it first if
 # it is missing.
 
 # %%
@@ -106,13 +106,15 @@ visit("weather")
 visit("thanks")
 
 # %% [markdown]
-# A sum. **Expect** a call of `calculator`, with an expression.
+# A sum, which wants a call of `calculator`. **Expect** a call, but perhaps of the other tool: which
+# tool fits is learned later than to call.
 
 # %%
 visit("sums")
 
 # %% [markdown]
-# A question about itself. **Expect** an answer without a call.
+# A question about itself, which wants an answer without a call. **Expect** that a tool may be called
+# all the same: to leave tools alone where none fits is what the model learns last.
 
 # %%
 visit("introduction")
