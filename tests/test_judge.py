@@ -99,9 +99,9 @@ def test_every_gold_answer_passes_and_most_with_swapped_facts_do_not():
 
 def test_the_rule_agrees_with_labels_made_by_hand():
     counts = {}
-    for part in ("tune", "test"):
+    for part in ("tune", "test", "fresh"):
         found = evaluate.judge_agreement(LABELS, part)
         counts[part] = [found[key] for key in ("tp", "fp", "fn", "tn")]
-    assert counts == {"tune": [24, 1, 18, 86], "test": [5, 0, 7, 44]}
-    both = evaluate.judge_agreement(LABELS)
-    assert both["precision"] >= 0.95 and round(both["recall"], 2) == 0.54
+    assert counts["tune"] == [24, 1, 18, 86] and counts["test"] == [5, 0, 7, 44]
+    # labelled after the rule was written: its precision is 60 % there, as README and lesson 05 say
+    assert counts["fresh"] == [9, 6, 6, 30]

@@ -50,7 +50,7 @@ def test_a_finished_run_is_whole_and_only_opened_as_what_it_is(run, capsys, monk
         assert [line for line in str(caught.value).splitlines() if ": there " in line] == [
             "  seed: there 42, here 7",
             "  number_format: there 'float32', here 'bfloat16'",
-            "  learning_rate: there 0.001, here 1e-05",
+            f"  learning_rate: there {SMOKE.recipe['learning_rate']}, here 1e-05",
         ]
 
 
