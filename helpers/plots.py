@@ -13,7 +13,7 @@ from helpers.assets import whole_file
 from helpers.evaluate import summarise
 
 # colours that all eyes tell apart (Okabe and Ito)
-COLOURS = {"episode": "#0072B2", "bfcl": "#D55E00", "token": "#009E73", "loss": "#555555"}
+COLOURS = {"episode": "#0072B2", "token": "#009E73", "loss": "#555555"}
 SHOWN = {  # metric → its name in tables
     "success": "success rate",
     "called": "called a tool where one is due",
